@@ -15,7 +15,8 @@ from benchmarks.record import APPLE, NOT_COMPARED, RUNTIMES, bundle_head, check_
 from lorarar.errors import InputError
 from lorarar.files import read_json
 from lorarar.toolchains import named_if_missing
-from runtime_py.bundle import ONNX_MODEL, Bundle, Component
+from runtime_py.bundle import Bundle
+from runtime_py.component import Component
 from runtime_py.mil import Program
 
 ABI = {"android": "arm64-v8a", "ios": "arm64"}
@@ -61,7 +62,7 @@ def _onnx_multiply_adds(component: Component, given: Sizes) -> int:
     with named_if_missing(("onnx",), "onnx"):
         import onnx
 
-    path = component.path / ONNX_MODEL if component.path.is_dir() else component.path
+    path = component.onnx_model
     graph = onnx.load(path, load_external_data=False).graph
     shapes = _stored_shapes(graph, given)
     try:

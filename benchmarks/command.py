@@ -15,7 +15,7 @@ from lorarar.errors import InputError
 from lorarar.files import atomic_file, check_output
 from lorarar.lora import LoRA, read_lora
 from lorarar.settings import check_choice, words
-from lorarar.toolchains import require_toolchain
+from lorarar.toolchains import require_torch
 
 Document = dict[str, Any]
 
@@ -57,7 +57,7 @@ def run_settings(args: argparse.Namespace, *inputs: Path | None) -> RunSettings:
     settings = given_settings(args, RunSettings())
     if args.out is not None:
         check_output(args.out, *filter(None, inputs))
-    require_toolchain("torch", "train")
+    require_torch()
     import torch
 
     torch.set_num_threads(settings.threads)

@@ -17,7 +17,7 @@ from benchmarks.timing import measure_machine
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.errors import InputError
 from lorarar.files import check_output, whole
-from lorarar.toolchains import require_toolchain
+from lorarar.toolchains import require_torch
 from runtime_py.bundle import Bundle
 
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.out, *whole(args.bundle))
     bundle = Bundle.open(args.bundle)
     work = count_work(bundle, args.component)
-    require_toolchain("torch", "train")
+    require_torch()
     machine = measure_machine()
     least, limit = bound(work, machine.sgemm, machine.read_bandwidth)
     try:

@@ -15,7 +15,9 @@ import numpy as np
 
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, check_schema, package_schema, read_json
-from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
+from runtime_py.bundle import Bundle
+from runtime_py.hashes import tree_sha256
+from runtime_py.manifest import MANIFEST
 from runtime_py.parity import OutputDifference, Tolerance, worst_delta
 
 SCHEMA_VERSION = 2

@@ -13,8 +13,9 @@ from export.resume import toolchain_versions
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, read_json
 from runtime_py.backends import open_runner
-from runtime_py.bundle import MANIFEST, Bundle
+from runtime_py.bundle import Bundle
 from runtime_py.golden import golden_inputs
+from runtime_py.manifest import MANIFEST
 
 FUSED = "fused"
 LIMITS = {"attention": 8.0, "transformer": 15.0}

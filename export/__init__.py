@@ -13,29 +13,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lorarar.toolchains import lazy_names, named_if_missing
+from lorarar.toolchains import TRAINING, lazy_names, named_if_missing
 
 if TYPE_CHECKING:
     from export.api import hypernet, pipeline, unet
-    from export.options import HypernetOptions, PipelineOptions, Report, Source, UNetOptions
-    from export.write import write_hypernet, write_pipeline, write_unet
+    from export.options import Report
 
-__all__ = ["HypernetOptions", "PipelineOptions", "Report", "Source", "UNetOptions", "hypernet", "pipeline", "unet"]
-__all__ += ["write_hypernet", "write_pipeline", "write_unet"]
-_find = lazy_names(
-    __name__,
-    {
-        "export.api": ["hypernet", "pipeline", "unet"],
-        "export.options": ["HypernetOptions", "PipelineOptions", "Report", "Source", "UNetOptions"],
-        "export.write": ["write_hypernet", "write_pipeline", "write_unet"],
-    },
-)
+__all__ = ["Report", "hypernet", "pipeline", "unet"]
+_find = lazy_names(__name__, {"export.api": ["hypernet", "pipeline", "unet"], "export.options": ["Report"]})
 
 
 def __getattr__(name: str) -> Any:
-    with named_if_missing(("torch", "diffusers", "transformers"), "train"):
+    with named_if_missing(TRAINING, "train"):
         return _find(name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

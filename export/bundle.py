@@ -27,10 +27,11 @@ from lorarar.errors import CutShort, FailedCheck, InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import COEFFICIENTS, Layout, Shape
 from runtime_py.backends import load_backend
-from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
+from runtime_py.bundle import Bundle
 from runtime_py.check import CheckRow, check_component, check_pipeline
 from runtime_py.golden import GENERATOR, GENERATOR_TEXT
-from runtime_py.manifest import MAX_ELEMENTS, SCHEMA_VERSION, check_facts
+from runtime_py.hashes import tree_sha256
+from runtime_py.manifest import MANIFEST, MAX_ELEMENTS, SCHEMA_VERSION, check_facts
 from runtime_py.parity import Parity
 from runtime_py.qnn_session import sdk_version
 

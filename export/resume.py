@@ -21,8 +21,8 @@ from typing import Any
 from lorarar import __version__
 from lorarar.errors import CutShort, FailedCheck, InputError, first_of
 from lorarar.files import atomic_file, read_json, replace_folder, resolved
-from runtime_py.bundle import MANIFEST, tree_sha256
-from runtime_py.manifest import MAX_MANIFEST_BYTES
+from runtime_py.hashes import tree_sha256
+from runtime_py.manifest import MANIFEST, MAX_MANIFEST_BYTES
 
 try:
     import fcntl

@@ -16,7 +16,7 @@ from lorarar.lora import LoRA, LoraSource, as_lora
 from lorarar.merging import METHODS, Merged, MergeOptions, learned_options, merge_loras
 from lorarar.merging.types import check_strengths
 from lorarar.settings import check_choice
-from lorarar.toolchains import require_toolchain
+from lorarar.toolchains import require_torch
 
 if TYPE_CHECKING:
     from lorarar.hypernet.network import Hypernetwork
@@ -74,7 +74,7 @@ class MergeRequest:
     def run(self, content: LoRA, style: LoRA, on_progress: OnProgress | None = None) -> Merged:
         """Merge two LoRAs, and tell how each layer came about. Raises InputError as `merge`."""
         if METHODS[self.method].needs_torch or "rank_out" in self.options:
-            require_toolchain("torch", "train")
+            require_torch()
         if self.method == "ziplora":
             return self._optimise(content, style, on_progress)
         if self.method in SSR:

@@ -56,7 +56,7 @@ def convert(
             layers[module], losses[module] = shrink(layers[module], rank)
     own = [unscaled(plain.source)] if any(layer.lacks_scale for layer in apart.layers.values()) else []
     told = [*dict.fromkeys((*plain.warnings, *own)), *apart.warnings, _told(plain.source, losses, rank)]
-    return replace(plain, layers=layers, dialect="converted", notes=(), warnings=tuple(told))
+    return replace(plain, layers=layers, dialect="converted", warnings=tuple(told))
 
 
 def _told(source: str, losses: Mapping[str, Truncated], rank: int) -> str:

@@ -16,16 +16,19 @@ from typing import Any
 
 from lorarar.errors import InputError
 
+TRAINING = ("torch", "diffusers", "transformers", "peft", "accelerate")
+"""The packages that the extra `train` brings."""
+
 
 def missing_toolchain(package: str, extra: str) -> InputError:
     """Make the error for a toolchain that is not installed; it names the extra that brings it."""
     return InputError(f"{package} is not installed: install it with  pip install 'lorarar-toolkit[{extra}]'")
 
 
-def require_toolchain(package: str, extra: str) -> None:
-    """Raise the error for a toolchain that is not installed, without importing one that is."""
-    if find_spec(package) is None:
-        raise missing_toolchain(package, extra)
+def require_torch() -> None:
+    """Raise the error for a torch that is not installed, without importing one that is."""
+    if find_spec("torch") is None:
+        raise missing_toolchain("torch", "train")
 
 
 def import_onnxruntime() -> Any:

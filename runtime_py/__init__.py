@@ -12,8 +12,9 @@ Each target's runtime (`runtime_py.backends`) is loaded when an artifact is firs
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lorarar.toolchains import lazy_names
 
 if TYPE_CHECKING:
     from lorarar.composed import ComposedStart
@@ -21,15 +22,10 @@ if TYPE_CHECKING:
     from runtime_py.session import Session
 
 __all__ = ["Bundle", "ComposedStart", "Session"]
-_HOMES = {"Bundle": "runtime_py.bundle", "ComposedStart": "lorarar.composed", "Session": "runtime_py.session"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that a module of this package can be imported alone."""
-    if name in _HOMES:
-        # Here and not above: what needs one module of this package must not load all of them.
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {"runtime_py.bundle": ["Bundle"], "lorarar.composed": ["ComposedStart"], "runtime_py.session": ["Session"]},
+)
 
 
 def __dir__() -> list[str]:

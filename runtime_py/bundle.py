@@ -12,13 +12,10 @@ from lorarar.errors import InputError
 from lorarar.layout import ROLES, Layout, StackSize
 from lorarar.lora import LoRA
 from lorarar.stack import Stack, empty_stack, stack
-from runtime_py.component import MEND, ONNX_MODEL, Component
+from runtime_py.component import MEND, Component
 from runtime_py.hashes import tree_sha256
-from runtime_py.manifest import MANIFEST, read_manifest, stack_size
+from runtime_py.manifest import read_manifest, stack_size
 from runtime_py.session import Session
-
-__all__ = ["MANIFEST", "ONNX_MODEL", "Bundle", "Component", "Session", "tree_sha256"]
-"""What other packages need of bundles."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -70,6 +70,15 @@ class Component:
         """Whether its inputs are in half precision; compressed weights of some targets leave them in fp32."""
         return any(spec.dtype == np.float16 for spec in self.inputs)
 
+    @property
+    def onnx_model(self) -> Path:
+        """The graph's own file in an ONNX artifact, which is a folder where its weights have files of their own."""
+        return self.path / ONNX_MODEL if self.path.is_dir() else self.path
+
+    def other_tensors(self) -> InputError:
+        """Make the error for an artifact whose tensors are not those that the manifest states."""
+        return InputError(f"{self.path}: its tensors are not the manifest's; {MEND}")
+
     def input_width(self, name: str) -> int:
         """Return the last size of an input; 0 where there is no such input, or no fixed size."""
         found = next((spec.shape for spec in self.inputs if spec.name == name), ())

@@ -42,7 +42,7 @@ class Request:
     prompt: str
     seed: int = 0
     steps: int = 25
-    guidance: float = 4.0  # classifier-free guidance; 1 turns it off and halves the work
+    guidance: float = 4.0  # classifier-free guidance; 1 turns it off
     negative: str | None = None  # None: what the base was made for, zeros or the empty prompt
     guidance_without_lora: bool = False  # what guidance compares with is predicted without LoRAs (ACFG)
     composed: ComposedStart | None = None  # the first steps with each LoRA alone

@@ -126,7 +126,7 @@ class ProcessRunner:
         specs = zip(_ENDS, (component.inputs, component.outputs), strict=True)
         stated = {f"{end}.{spec.name}": spec.shape for end, all_ in specs for spec in all_}
         if {name: tuple(shape.tolist()) for name, shape in found.items()} != stated:
-            raise InputError(f"{component.path}: its tensors are not the manifest's; {MEND}")
+            raise component.other_tensors()
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the artifact once."""

@@ -16,8 +16,10 @@ from benchmarks.devices.adb_run import PROGRAMS, RUNNER, Ran, run_app, run_nativ
 from benchmarks.devices.device import Description, Device, DeviceFailed, MeasureOptions, Watch
 from benchmarks.devices.phone import LIST, bundle_files, complete, parse_record, run_kind
 from lorarar.errors import InputError
-from runtime_py.bundle import MANIFEST, Bundle, Component
+from runtime_py.bundle import Bundle
+from runtime_py.component import Component
 from runtime_py.hashes import file_sha256
+from runtime_py.manifest import MANIFEST
 
 COOL = ("none", "light", None)
 LOOK_S = 5.0  # between looks at a device that is cooling down

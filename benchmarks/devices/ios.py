@@ -15,8 +15,9 @@ from benchmarks.devices.ios_run import App
 from benchmarks.devices.ios_usbmux import describe
 from benchmarks.devices.phone import ANSWER_S, APP, LIST, bundle_files, complete, parse_record, run_kind
 from lorarar.errors import InputError
-from runtime_py.bundle import MANIFEST, Bundle
+from runtime_py.bundle import Bundle
 from runtime_py.hashes import file_sha256
+from runtime_py.manifest import MANIFEST
 
 EXECUTABLE = "LoraRarDemo"  # of the demo app, whatever its identifier is
 HOT = ("serious", "critical")  # ProcessInfo.ThermalState, from which on iOS throttles

@@ -23,8 +23,10 @@ from benchmarks.devices.device import DeviceFailed, Watch
 from benchmarks.record import MAX_RECORD_BYTES, check_record, paper_figure
 from lorarar.errors import InputError
 from lorarar.files import parse_json
-from runtime_py.bundle import MANIFEST, Bundle, Component
+from runtime_py.bundle import Bundle
+from runtime_py.component import Component
 from runtime_py.hashes import file_sha256
+from runtime_py.manifest import MANIFEST
 
 LIST = "lorarar bench device --list"
 APP = "org.lorarar.demo"

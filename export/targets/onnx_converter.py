@@ -17,7 +17,7 @@ from onnxscript.rewriter.rules import common as rules
 from export.graph import Graph
 from export.targets.trace import trace
 from lorarar.toolchains import import_onnxruntime, quiet_toolchains
-from runtime_py.bundle import ONNX_MODEL
+from runtime_py.component import ONNX_MODEL
 
 OPSET = 20
 _RULES = [

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,7 +19,7 @@ from lorarar.base.names import name_of
 from lorarar.base.sources import NETWORKS, image_side, open_pipeline
 from lorarar.errors import InputError
 from lorarar.images import on_white, open_image
-from lorarar.toolchains import missing_toolchain, quiet_toolchains
+from lorarar.toolchains import TRAINING, named_if_missing
 
 _NO_SETTINGS = ("transformers_version", "dtype", "torch_dtype")
 
@@ -49,6 +50,26 @@ class Components:
     unet: Any
     noise: Any  # a diffusers DDPMScheduler
     resolution: int
+
+    @classmethod
+    def of(cls, pipeline: Any, base: str, resolution: int | None = None) -> Components:
+        """Take an SDXL pipeline's networks as training uses them; `resolution` defaults to the UNet's own."""
+        from diffusers import DDPMScheduler  # which takes a second
+
+        return cls(
+            base=base,
+            tokenizers=(pipeline.tokenizer, pipeline.tokenizer_2),
+            text_encoders=(pipeline.text_encoder, pipeline.text_encoder_2),
+            vae=pipeline.vae,
+            unet=pipeline.unet,
+            noise=DDPMScheduler.from_config(pipeline.scheduler.config),
+            resolution=image_side(pipeline.unet, pipeline.vae_scale_factor, resolution),
+        )
+
+    @property
+    def name(self) -> str:
+        """The base's name, as `name_of` has it."""
+        return name_of(self.base)
 
     @property
     def device(self) -> torch.device:
@@ -90,30 +111,18 @@ def load_components(
     `dtype` is for the UNet and the text encoders. `resolution` defaults to the UNet's own. `untrained` gives a named
     base of full size with seeded random weights, for dry runs. Raises InputError when the base can't be had.
     """
-    try:
-        with quiet_toolchains():
-            from diffusers import DDPMScheduler
-    except ModuleNotFoundError:
-        raise missing_toolchain("diffusers", "train") from None
+    with named_if_missing(TRAINING, "train"):
+        import_module("diffusers")
     pipeline = open_pipeline(base, untrained, dtype)
-    side = image_side(pipeline.unet, pipeline.vae_scale_factor, resolution)
-    networks = (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae, pipeline.unet)
-    for network in networks:
-        network.requires_grad_(False).eval().to(device)
-    return Components(
-        base=base,
-        tokenizers=(pipeline.tokenizer, pipeline.tokenizer_2),
-        text_encoders=(pipeline.text_encoder, pipeline.text_encoder_2),
-        vae=pipeline.vae,
-        unet=pipeline.unet,
-        noise=DDPMScheduler.from_config(pipeline.scheduler.config),
-        resolution=side,
-    )
+    components = Components.of(pipeline, base, resolution)
+    freeze(pipeline, device)
+    return components
 
 
-def base_name(components: Components) -> str:
-    """Return the base's name, as `name_of` has it."""
-    return name_of(components.base)
+def freeze(pipeline: Any, device: str | torch.device) -> None:
+    """Put a pipeline's networks on a device, in eval mode and with no parameter that asks for a gradient."""
+    for name in NETWORKS:
+        getattr(pipeline, name).requires_grad_(False).eval().to(device)
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -190,13 +199,10 @@ def load_image(path: Path, resolution: int) -> Float[Tensor, "3 h w"]:
 
 
 @torch.no_grad()
-def encode_images(
-    components: Components, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None
-) -> Float[Tensor, "b c y x"]:
-    """Encode images as scaled latents in fp32: the VAE's posterior's mode, or with a generator a draw from it."""
+def encode_images(components: Components, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
+    """Encode images as scaled latents in fp32, the mode of the VAE's posterior."""
     vae = components.vae
-    posterior = vae.encode(images.to(components.device, torch.float32)).latent_dist
-    latents = posterior.mode() if generator is None else posterior.sample(generator)
+    latents = vae.encode(images.to(components.device, torch.float32)).latent_dist.mode()
     shift = vae.config.shift_factor or 0.0
     return (latents - shift) * vae.config.scaling_factor
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lorarar.errors import InputError
 from lorarar.files import read_json
 from lorarar.layout import TEXT_KINDS, TEXT_PARTS, Layout, part_of
-from lorarar.toolchains import missing_toolchain, quiet_toolchains
+from lorarar.toolchains import TRAINING, named_if_missing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -133,12 +133,9 @@ def pooled_width(config: Any) -> int:
 def meta_unet(base: str) -> nn.Module:
     """Build the base's UNet on the meta device: names and shapes without weights."""
     config = unet_config(base)
-    try:
-        with quiet_toolchains():
-            import torch
-            from diffusers import UNet2DConditionModel
-    except ModuleNotFoundError:
-        raise missing_toolchain("diffusers", "train") from None
+    with named_if_missing(TRAINING, "train"):
+        import torch
+        from diffusers import UNet2DConditionModel
     try:
         with torch.device("meta"):
             return UNet2DConditionModel.from_config(config)

@@ -14,7 +14,7 @@ from lorarar.errors import InputError
 from lorarar.files import check_lora_output, whole
 from lorarar.lora import DTYPES, WRITERS
 from lorarar.lora.write import partly_read
-from lorarar.toolchains import require_toolchain
+from lorarar.toolchains import require_torch
 
 
 def parser() -> Parser:
@@ -38,7 +38,7 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Convert, write and tell what was lost."""
     check_lora_output(args.out, args.lora, *whole(MINIATURE_FOLDER, *([Path(args.base)] if args.base else [])))
-    require_toolchain("torch", "train")
+    require_torch()
     # Not above: `--help` answers without loading PyTorch.
     from lorarar.base.weights import base_weights
     from lorarar.convert import convert

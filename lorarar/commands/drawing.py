@@ -23,7 +23,8 @@ def add_drawing(parser: Parser) -> None:
     without = "guidance compares with a prediction without LoRAs: often less burnt, and more of a style"
     add("--guidance-without-lora", action="store_true", help=without)
     start = "composed start: the first steps with each LoRA alone, their answers put together; often shows more of both"
-    add("--composed-share", type=float, metavar="X", help=f"{start} (share of the steps, default {COMPOSED_SHARE:g})")
+    share = f"share of the steps; default {COMPOSED_SHARE:g} where --subject is given, otherwise none"
+    add("--composed-share", type=float, metavar="X", help=f"{start} ({share})")
     add("--subject", metavar="WORDS", help="composed start: the content's words in the prompt, such as 'a sks dog'")
     add("--subject-class", metavar="WORDS", help="composed start: the same without the token, such as 'a dog'")
     add("--seed", type=int, default=0, metavar="S", help="seed of the noise (default 0)")
@@ -31,7 +32,7 @@ def add_drawing(parser: Parser) -> None:
 
 def request_of(args: argparse.Namespace, pipeline: Pipeline, negative: str | None = None) -> Request:
     """Return what `add_drawing`'s options ask of a bundle's pipeline, which has its own values for what is left out."""
-    return pipeline.request(
+    asked = pipeline.request(
         args.prompt,
         seed=args.seed,
         steps=args.steps,
@@ -40,6 +41,9 @@ def request_of(args: argparse.Namespace, pipeline: Pipeline, negative: str | Non
         guidance_without_lora=args.guidance_without_lora,
         composed=_composed(args),
     )
+    if asked.guidance_without_lora and asked.guidance == 1:
+        raise InputError("`guidance_without_lora` means nothing without guidance; give a `guidance` above 1")
+    return asked
 
 
 def carried_warnings(session: Session) -> list[str]:

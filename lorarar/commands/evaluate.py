@@ -24,7 +24,7 @@ from lorarar.evaluation.results import RESULTS_FILE, Results, pool, read_results
 from lorarar.evaluation.settings import EvaluationSettings, default_evaluation
 from lorarar.evaluation.tables import Table, all_tables, show, write_tables
 from lorarar.files import check_folder
-from lorarar.toolchains import missing_toolchain
+from lorarar.toolchains import TRAINING, named_if_missing
 from lorarar.training.dataset import DEFAULT_SPLIT, Dataset, read_dataset
 from lorarar.training.launch import check_device
 
@@ -206,11 +206,9 @@ def _tell_coefficients(args: argparse.Namespace, settings: EvaluationSettings) -
 def _prepare(args: argparse.Namespace) -> tuple[Dataset, str]:
     """Read the dataset and check its LoRAs; return it, and the device to work on."""
     dataset = read_dataset(choose_dataset(args.base, args.dataset))
-    try:
+    with named_if_missing(TRAINING, "train"):
         # Not needed for --help: it imports torch.
         from lorarar.evaluation.methods import sampled_pairs
-    except ModuleNotFoundError as error:
-        raise missing_toolchain(error.name or "torch", "train") from None
     pairs = sampled_pairs(dataset, args.split, args.part)
     if args.hypernets or any(METHODS[name].loras for name in args.methods):
         dataset.check_loras(entry for pair in pairs for entry in pair)

@@ -16,7 +16,7 @@ from lorarar.console import console, print_table, status
 from lorarar.errors import InputError
 from lorarar.layout import ADAPT, Layout, kind_of
 from lorarar.stack import PART_WORDS
-from lorarar.toolchains import named_if_missing
+from lorarar.toolchains import TRAINING, named_if_missing
 from lorarar.training.settings import defaults_text
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_table
@@ -55,7 +55,8 @@ def _add_options(kind: Parser, name: str) -> None:
     add("--untrained", action="store_true", default=None, help=random)
     add("--rank", type=int, help=f"rank of a LoRA; those loaded together share the room {defaults_text('rank')}")
     add("--loras", type=int, metavar="K", help=f"LoRAs that can be loaded together (default {LORAS})")
-    add("--precision", help=f"fp32, fp16, w8, w6 or w4, as the target offers it (default {_PRECISIONS})")
+    offered = "fp32 or fp16" if name == "hypernet" else "fp32, fp16, w8, w6 or w4"
+    add("--precision", help=f"{offered}, as the target offers it (default {_PRECISIONS})")
     socs = [soc.name for target in TARGETS.values() for soc in target.socs]
     add("--soc", metavar="CHIP", help=f"qnn: the Snapdragon to compile for: {', '.join(socs)}")
     hours = "write the bundle without running it, where that takes hours (qnn's emulator, full sizes)"
@@ -173,7 +174,7 @@ def _plan(args: Namespace) -> int:
     if args.out is not None:
         flag = "--into" if args.into is not None else "--out"
         raise InputError(f"--plan makes nothing, so {flag} can't apply; leave one of them out")
-    with named_if_missing(("torch", "diffusers", "transformers"), "train"):
+    with named_if_missing(TRAINING, "train"):
         from export.plan import advice, effort, plan_pipeline  # It imports torch and diffusers.
 
     left = ("hypernet", "untrained", "unchecked", "out", "steps", "guidance")  # they change no size

@@ -18,7 +18,7 @@ from lorarar.lora import DTYPES, WRITERS, LoRA, open_lora
 from lorarar.lora.write import partly_read
 from lorarar.merging import CONTENT_ONLY, LEARNED, METHOD, METHODS, RULE, STYLE_ONLY, Merged, MergeOptions
 from lorarar.settings import check_at_least, option_names
-from lorarar.toolchains import require_toolchain
+from lorarar.toolchains import require_torch
 from lorarar.training.dataset import Content, Style, read_dataset
 from lorarar.training.hyper_settings import ZipSettings
 
@@ -33,7 +33,7 @@ which layers are merged how:
   encoders) by --rule, exactly. ziplora needs LoRAs of the attention linears alone.
   dare, ties and dare-ties act on ΔW = up @ down, and their result has full rank: it is cut to rank r_c + r_s (or
   --rank-out), and the error is reported. Every other method gives a LoRA of at most that rank that is the merge
-  exactly.
+  exactly, unless --rank-out cuts it.
 """
 _OPTIONS = ("rule", "density", "seed", "mu", "rank_out")
 _JOINT = [name for name in option_names(ZipSettings()) if name.startswith("joint")]
@@ -74,7 +74,7 @@ def parser() -> Parser:
         "--untrained",
         action="store_true",
         default=None,
-        help="random weights for learned's hypernetwork or ziplora's base: to try things out only",
+        help="random weights for learned's hypernetwork, or the base that ziplora and ssr run: to try things out only",
     )
     add_settings(made, MergeOptions())
     made_plain = "make plain LoRAs of at most rank R of both first, as `lorarar convert` does"
@@ -128,7 +128,7 @@ def _reader(args: argparse.Namespace) -> Callable[[Path], LoRA]:
     if args.convert is None:
         return open_lora  # a layer at a time is read, merged and written
     check_at_least(1, convert=args.convert)
-    require_toolchain("torch", "train")
+    require_torch()
     # Here, since they import torch, which merging plain LoRAs can do without.
     from lorarar.base.weights import base_weights
     from lorarar.convert import convert

@@ -17,7 +17,7 @@ from lorarar.errors import InputError
 from lorarar.evaluation.settings import EvaluationSettings
 from lorarar.files import atomic_file, atomic_folder, check_folder, read_json
 from lorarar.settings import check_at_least, check_positive, check_seed
-from lorarar.toolchains import missing_toolchain, require_toolchain
+from lorarar.toolchains import TRAINING, named_if_missing, require_torch
 from lorarar.training.launch import check_device
 from miniature.build import DEFAULT_WORK, STAGES, build
 from miniature.progress import Report
@@ -51,8 +51,9 @@ def parser() -> Parser:
 
 def _add_build(made: argparse.ArgumentParser) -> None:
     add = made.add_argument
-    add("--work", type=Path, default=DEFAULT_WORK, metavar="WORK", help="drawings and states of training")
-    out = "replaced at the end (default: the shipped)"
+    work = f"drawings and states of training (default {DEFAULT_WORK})"
+    add("--work", type=Path, default=DEFAULT_WORK, metavar="WORK", help=work)
+    out = "replaced at the end (default: the shipped one, which is lost)"
     add("-o", "--out", type=Path, default=MINIATURE_FOLDER, metavar="DIR", help=out)
     add("--until", choices=STAGES, default="publish", help="the last stage to run (default publish)")
     start = "take the VAE, the text encoders and the UNet of this pipeline, and train its UNet further"
@@ -116,11 +117,9 @@ def _build(args: argparse.Namespace) -> int:
         _check_pipeline(args.start)
     for folder in (args.work, args.out):
         check_folder(folder)
-    try:
+    with named_if_missing(TRAINING, "train"):
         # Not needed for --help: it imports torch.
         from miniature.stages import BuildPlan, check_output
-    except ModuleNotFoundError as error:
-        raise missing_toolchain(error.name or "torch", "train") from None
     check_output(args.out, args.work)
     check_device(args.device)
     names = list(STAGES)
@@ -135,7 +134,7 @@ def _build(args: argparse.Namespace) -> int:
 def _wide(args: argparse.Namespace) -> int:
     _check_pipeline(args.base)
     check_folder(args.out)
-    require_toolchain("torch", "train")
+    require_torch()
     # Not needed for --help: they import torch.
     from miniature.stages import BuildPlan
     from miniature.wide import write_wide
@@ -151,7 +150,7 @@ def _pairs(args: argparse.Namespace) -> int:
     check_folder(args.out)
     if args.out.is_dir() and any(args.out.iterdir()):
         raise InputError(f"{args.out}: this folder is not empty; name a new one")
-    require_toolchain("torch", "train")
+    require_torch()
     from miniature.references import write_pairs  # not needed for --help: it imports torch
 
     with _shown() as report, atomic_folder(args.out) as temporary:
@@ -165,7 +164,7 @@ def _report(args: argparse.Namespace) -> int:
     drawing = EvaluationSettings(images=args.images, steps=args.steps, guidance=args.guidance, seed=args.seed)
     _check_pipeline(args.base)
     check_folder(args.out, SHEET, REPORT)
-    require_toolchain("torch", "train")
+    require_torch()
     # Not needed for --help: they import torch.
     from miniature.report import ReportSettings, measure
 

@@ -20,7 +20,7 @@ from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_table, warn
 from lorarar.errors import InputError
 from lorarar.settings import words
-from lorarar.toolchains import missing_toolchain
+from lorarar.toolchains import named_if_missing
 
 ANSWERS_FILE = "answers.sqlite"
 DEFAULT_PORT = 8000
@@ -80,12 +80,10 @@ def _make(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    try:
+    with named_if_missing(("starlette", "uvicorn", "segno"), "study"):
         # Not needed for --help, nor for the other subcommands: they need the extra `study`.
         from human_study.app import create_app
         from human_study.serve import listen, serve, url
-    except ImportError as error:
-        raise missing_toolchain(error.name or "starlette", "study") from None
     study = read_study(args.study)
     answers = args.answers or args.study / ANSWERS_FILE
     # The port first: if it is taken, no file of answers is made.

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DDPMScheduler
 
-from lorarar.base.components import Components
+from lorarar.base.components import Components, freeze
 from lorarar.base.names import DTYPES
-from lorarar.base.sources import image_side, open_pipeline
+from lorarar.base.sources import open_pipeline
 from lorarar.errors import InputError
 from lorarar.evaluation.results import MergeFacts
 from lorarar.files import atomic_file, package_schema, read_json
@@ -57,23 +56,13 @@ class Sampler:
     def load(cls, sampling: Sampling, device: str, batch: int) -> Sampler:
         """Open a base's pipeline on a device. Raises InputError when the base can't be had."""
         pipeline = open_pipeline(sampling.base, False, getattr(torch, DTYPES[sampling.dtype]))
-        for network in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae, pipeline.unet):
-            network.requires_grad_(False).eval().to(device)
+        freeze(pipeline, device)
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline, sampling, batch)
 
     def components(self) -> Components:
         """Return the same networks as training uses them, for images of the side that the pipeline draws."""
-        pipeline = self.pipeline
-        return Components(
-            base=self.sampling.base,
-            tokenizers=(pipeline.tokenizer, pipeline.tokenizer_2),
-            text_encoders=(pipeline.text_encoder, pipeline.text_encoder_2),
-            vae=pipeline.vae,
-            unet=pipeline.unet,
-            noise=DDPMScheduler.from_config(pipeline.scheduler.config),
-            resolution=image_side(pipeline.unet, pipeline.vae_scale_factor, None),
-        )
+        return Components.of(self.pipeline, self.sampling.base)
 
     def draw(self, put_on: PutOn, prompt: str, seeds: Sequence[int]) -> Iterator[Image]:
         """Draw one image a seed, in order, a batch at a time; a seed gives the same noise in any method and batch."""

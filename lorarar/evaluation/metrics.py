@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lorarar.errors import InputError
-from lorarar.toolchains import missing_toolchain, quiet_toolchains
+from lorarar.toolchains import TRAINING, named_if_missing, quiet_toolchains
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -146,11 +146,8 @@ def choose_embedder(judge: Any, clip: str | None, dino: str | None, device: str 
 
 
 def _load(source: str, kind: str, reader: str, device: str) -> tuple[Any, Any]:
-    try:
-        with quiet_toolchains():
-            import transformers
-    except ImportError:
-        raise missing_toolchain("transformers", "train") from None
+    with named_if_missing(TRAINING, "train"):
+        import transformers
     try:
         with quiet_toolchains():
             model_type = transformers.AutoConfig.from_pretrained(source).model_type

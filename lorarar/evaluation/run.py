@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorarar import __version__
-from lorarar.base.components import base_name, pipeline_identity
+from lorarar.base.components import pipeline_identity
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
 from lorarar.evaluation.cost import measured
@@ -122,7 +122,7 @@ def open_evaluation(
     components, precision = sampler.components(), "no" if dtype == "fp32" else dtype
     joint = replace(default_settings(base), seed=settings.seed, steps=settings.joint_steps, mixed_precision=precision)
     zip_settings = ZipSettings(steps=settings.zip_steps, seed=settings.seed, mixed_precision=precision)
-    layout = unet_layout(components.unet, base_name(components))
+    layout = unet_layout(components.unet, components.name)
     bench = Workbench(components, layout, dataset, split, joint, zip_settings, settings.seed, settings.composed_share)
     prepared = [prepare(name, bench, predictor) for name, predictor in methods.items()]
     trained = [method.name for method in prepared if method.needs_images]

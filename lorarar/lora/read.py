@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from codecs import BOM_UTF8
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -145,8 +144,7 @@ def _open(opened: Opened, others: Mapping[str, bool]) -> LoRA:
     groups, extra = _group(opened, others)
     layers = {module: _layer(opened, module, tensors) for module, tensors in groups.items()}
     warnings = (*_unread(file.source, extra), *_unscaled(opened, groups))
-    lora = LoRA(layers, _dialect(groups), file.source, file.metadata, warnings=warnings)
-    return replace(lora, notes=_notes(file, groups, lora))
+    return LoRA(layers, _dialect(groups), file.source, file.metadata, warnings)
 
 
 def _group(opened: Opened, others: Mapping[str, bool]) -> tuple[dict[str, _Roles], list[str]]:
@@ -339,18 +337,3 @@ def _unread(source: str, extra: Sequence[str]) -> tuple[str, ...]:
         return ()
     shown = first_of([f"'{shorten(name)}'" for name in extra])
     return (f"{source}: {len(extra)} of its tensors belong to no layer of the LoRA and are left out ({shown})",)
-
-
-def _notes(file: Tensors, groups: Mapping[str, _Roles], lora: LoRA) -> tuple[str, ...]:
-    alphas = sum(TensorRole.ALPHA in tensors for tensors in groups.values())
-    factors = [tensors[role] for tensors in groups.values() for role in (TensorRole.DOWN, TensorRole.UP)]
-    parts = Counter(module.partition(".")[0] for module in lora.layers)
-    notes = [
-        f"dialect {lora.dialect}",
-        f"{len(lora.layers)} layers (" + ", ".join(f"{part} {count}" for part, count in sorted(parts.items())) + ")",
-        lora.ranks,
-        f"alpha in {alphas} layers" if alphas else "no alpha tensors",
-        "stored as " + ", ".join(sorted({file.entries[name].dtype for name, _ in factors})),
-    ]
-    convolutions = sum(len(layer.weight_shape) == 4 for layer in lora.layers.values())
-    return (*notes, f"{convolutions} convolutions") if convolutions else tuple(notes)

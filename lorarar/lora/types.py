@@ -30,7 +30,6 @@ class LoRA:
     dialect: str = "memory"  # how the keys of the source are named; see `lorarar.lora.DIALECTS`
     source: str = "memory"  # the file's path, or what the LoRA was made by
     metadata: Mapping[str, str] = field(default_factory=dict)  # of the file; of a merge, how it was made
-    notes: tuple[str, ...] = ()  # what reading found: "176 layers, ranks 4–64, alpha in 176"
     warnings: tuple[str, ...] = ()  # what reading left out or had to assume, one sentence each
 
     def __repr__(self) -> str:

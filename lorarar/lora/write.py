@@ -27,7 +27,7 @@ from lorarar.lora.names import is_of_sdxl, kohya_names
 from lorarar.lora.safetensors_file import METADATA_KEY
 from lorarar.lora.tensors import shorten
 from lorarar.settings import check_choice
-from lorarar.toolchains import missing_toolchain
+from lorarar.toolchains import TRAINING, named_if_missing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,10 +115,8 @@ def partly_read(lora: LoRA, dialect: str) -> tuple[str, ...]:
 def as_tensors(lora: LoRA, dialect: str, dtype: str) -> dict[str, Tensor]:
     """Return what `write_lora` would write as torch tensors by name, in the file's order."""
     layers = _layers(lora, dialect, dtype)
-    try:
+    with named_if_missing(TRAINING, "train"):
         import torch
-    except ModuleNotFoundError:
-        raise missing_toolchain("torch", "train") from None
     found = {}
     for layer in layers:
         for entry, made in zip(layer.entries, layer.arrays(), strict=True):

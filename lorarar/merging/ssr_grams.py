@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorarar.base.attach import fused
-from lorarar.base.components import Components, Condition, base_name, encode_prompts, predict
+from lorarar.base.components import Components, Condition, encode_prompts, predict
 from lorarar.base.names import unet_layout
 from lorarar.layout import UNET
 from lorarar.lora import LoRA
@@ -42,7 +42,7 @@ def merge_by_ssr(
     `text_only` looks at to_k and to_v of cross-attention alone, which needs no UNet pass; the other layers follow
     `options.rule`. `components` are as before when it returns. Raises InputError for LoRAs that do not fit the base.
     """
-    layout = unet_layout(components.unet, base_name(components))
+    layout = unet_layout(components.unet, components.name)
     align(content, style, layout)  # refuses LoRAs of another base, before the base is run on them
     downs = shared_downs(content, style, components)
     condition = encode_prompts(components, prompts)

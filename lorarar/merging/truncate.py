@@ -16,7 +16,7 @@ from lorarar.lora import LoRA, LoraLayer, LoraSource, as_lora
 from lorarar.lora.types import check_made
 from lorarar.merging.types import Truncated, Truncation
 from lorarar.settings import check_at_least
-from lorarar.toolchains import require_toolchain
+from lorarar.toolchains import require_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def resize(lora: LoraSource, rank: int) -> LoRA:
     worst one, is the last of the result's `warnings`. Raises InputError for a rank under 1.
     """
     check_at_least(1, rank=rank)
-    require_toolchain("torch", "train")
+    require_torch()
     lora = as_lora(lora)
     check_made(lora)
     cuts = {name: shrink(layer, rank) for name, layer in lora.layers.items() if layer.rank > rank}

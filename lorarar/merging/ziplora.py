@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorarar.base.components import Components, Denoiser, base_name
+from lorarar.base.components import Components, Denoiser
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Layout
@@ -49,7 +49,7 @@ def ziplora(
     finite.
     """
     settings = settings or ZipSettings()
-    layout = unet_layout(components.unet, base_name(components))
+    layout = unet_layout(components.unet, components.name)
     data = single_pair(components, layout, (content_lora, style_lora), (content, style))
     coefficients = optimise_pair(components, layout, data, settings, on_step)
     by_layer = {

@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorarar import __version__
-from lorarar.base.components import Components, base_name, predict, target, training_identity
+from lorarar.base.components import Components, predict, target, training_identity
 from lorarar.errors import InputError
 from lorarar.files import file_digest
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
-from lorarar.toolchains import missing_toolchain, quiet_toolchains
+from lorarar.toolchains import TRAINING, named_if_missing
 from lorarar.training.examples import Examples, Reference, encode_concepts, seeded_generator
 from lorarar.training.launch import new_accelerator
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings
@@ -86,11 +86,8 @@ def _adapter(unet: Any, settings: LoraSettings, stream: int) -> Iterator[None]:
     `down` starts normal with deviation 1/rank and `up` zero. alpha equals the rank, so ΔW = up @ down. The start
     depends on prompt and images too: LoRAs that began alike would stay aligned, which those found in the wild are not.
     """
-    try:
-        with quiet_toolchains():
-            from peft import LoraConfig
-    except ModuleNotFoundError:
-        raise missing_toolchain("peft", "train") from None
+    with named_if_missing(TRAINING, "train"):
+        from peft import LoraConfig
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.rank, init_lora_weights="gaussian", target_modules=TARGET_MODULES
     )
@@ -190,7 +187,7 @@ def _identity(
     components: Components, concepts: Sequence[Reference], settings: LoraSettings, words: StyleWords | None
 ) -> dict[str, Any]:
     """Return what must be the same for a training to go on; the images by their content, wherever they lie."""
-    about: dict[str, Any] = asdict(settings) | {"base": base_name(components), "resolution": components.resolution}
+    about: dict[str, Any] = asdict(settings) | {"base": components.name, "resolution": components.resolution}
     del about["steps"]
     about["words"] = None if words is None else [words.subject_class, *words.styles]
     about["prompts"] = [concept.prompt for concept in concepts]
@@ -204,7 +201,7 @@ def _metadata(
     """Return how the LoRA was made, for the file's header."""
     return {
         "lorarar_version": __version__,
-        "lorarar_base": base_name(components),
+        "lorarar_base": components.name,
         "lorarar_prompt": " | ".join(concept.prompt for concept in concepts),
         "lorarar_images": " | ".join(str(len(concept.images)) for concept in concepts),
         "lorarar_resolution": str(components.resolution),

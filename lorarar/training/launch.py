@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorarar.base.names import DTYPES
 from lorarar.errors import InputError
-from lorarar.toolchains import missing_toolchain, quiet_toolchains
+from lorarar.toolchains import TRAINING, named_if_missing
 from lorarar.training.hyper_settings import HyperSettings, ZipSettings
 from lorarar.training.settings import LoraSettings
 
@@ -79,12 +79,9 @@ def process_state() -> Any:
     with --cpu, accelerate's launcher starts a single one unless it has MPI. And accelerate lets them join each other
     only when told that the device is the CPU.
     """
-    try:
-        with quiet_toolchains():
-            import torch
-            from accelerate import PartialState
-    except ModuleNotFoundError as error:
-        raise missing_toolchain(error.name or "accelerate", "train") from None
+    with named_if_missing(TRAINING, "train"):
+        import torch
+        from accelerate import PartialState
     flush_denormals()
     wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
     return PartialState(cpu=wants_cpu or not torch.accelerator.is_available())
@@ -113,12 +110,9 @@ def flush_denormals() -> None:
 
 def new_accelerator(device: torch.device, mixed_precision: str, accumulation: int = 1) -> Any:
     """Return accelerate's Accelerator on the components' device; InputError where it can't have that precision."""
-    try:
-        with quiet_toolchains():
-            from accelerate import Accelerator
-            from accelerate.state import AcceleratorState, GradientState
-    except ModuleNotFoundError:
-        raise missing_toolchain("accelerate", "train") from None
+    with named_if_missing(TRAINING, "train"):
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, GradientState
     # accelerate keeps the first precision for the whole process and refuses another; here each training has its own.
     # It has no public way to forget one (accelerate 1.15); its own tests do it like this.
     AcceleratorState._reset_state()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from lorarar import __version__
-from lorarar.base.components import Components, base_name, training_identity
+from lorarar.base.components import Components, training_identity
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
 from lorarar.files import file_digest
@@ -87,7 +87,7 @@ def load_inputs(
     joint = settings.loss.joint
     check_joint_images(joint, joint_images)
     components = loading.load()
-    layout = unet_layout(components.unet, base_name(components))
+    layout = unet_layout(components.unet, components.name)
     parts = load_parts(components, layout, dataset, split, settings.combinations, settings.seed, joint, joint_images)
     found = {} if parts.train.joint is None else parts.train.joint.latents
     if joint_images is not None and not found:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.toolchains import missing_toolchain, quiet_toolchains
+from lorarar.toolchains import named_if_missing
 from runtime_py.component import MEND, Component, TensorSpec
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Runner(Protocol):
 class Backend:
     """What runs the artifacts of one target."""
 
-    packages: tuple[str, ...]  # what must be installed, the one to name in an error first
+    packages: tuple[str, ...]  # what must be installed
     extra: str  # the extra of this project that brings them
     load: Callable[[], object]  # imports the toolchain
     runners: Callable[[Component, int | None], Iterable[Runner]]  # as `open_runners`, once the toolchain is loaded
@@ -58,13 +58,8 @@ def load_backend(target: str) -> Backend:
     if target not in targets():
         raise InputError(f"no backend runs {target!r}; there are {', '.join(targets())}")
     backend: Backend = import_module(f"{__name__}.{target}").BACKEND
-    try:
-        with quiet_toolchains():
-            backend.load()
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in backend.packages:
-            raise
-        raise missing_toolchain(backend.packages[0], backend.extra) from None
+    with named_if_missing(backend.packages, backend.extra):
+        backend.load()
     return backend
 
 

@@ -9,10 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lorarar import __version__
-from lorarar.errors import InputError
 from lorarar.toolchains import import_coremltools
 from runtime_py.backends import Backend, checked_inputs, unusable
-from runtime_py.component import MEND, Component
+from runtime_py.component import Component
 from runtime_py.mil import Program
 from runtime_py.mil.values import TensorType
 
@@ -60,7 +59,7 @@ class CoreMLRunner:
             raise unusable(self.component, "Core ML", "run", error) from None
         names = [spec.name for spec in self.component.outputs]
         if not outputs.keys() >= set(names):
-            raise InputError(f"{self.component.path}: its tensors are not the manifest's; {MEND}")
+            raise self.component.other_tensors()
         return {name: np.asarray(outputs[name]) for name in names}
 
 
@@ -94,4 +93,4 @@ def _check_signature(component: Component, program: Program) -> None:
             for name, kind in have.items()
         }
         if stated != found:
-            raise InputError(f"{component.path}: its tensors are not the manifest's; {MEND}")
+            raise component.other_tensors()

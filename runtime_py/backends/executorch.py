@@ -36,7 +36,7 @@ class ExecuTorchRunner:
         meta = self.method.metadata
         sizes = [tuple(meta.input_tensor_meta(index).sizes()) for index in range(meta.num_inputs())]
         if sizes != [spec.shape for spec in component.inputs] or meta.num_outputs() != len(component.outputs):
-            raise InputError(f"{component.path}: its tensors are not the manifest's; {MEND}")
+            raise component.other_tensors()
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the program once."""

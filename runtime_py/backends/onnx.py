@@ -10,7 +10,7 @@ import numpy as np
 from lorarar.errors import InputError
 from lorarar.toolchains import import_onnxruntime
 from runtime_py.backends import Backend, checked_inputs, unusable
-from runtime_py.component import MEND, ONNX_MODEL, Component
+from runtime_py.component import MEND, Component
 
 # Where a CPU has no fp16, ONNX Runtime computes in fp32 and keeps widened weights beside the stored ones: up to five
 # times the file. In an artifact of this many bytes or more, each weight is widened in each run instead, just before it
@@ -39,10 +39,9 @@ class OnnxRunner:
             # The default order widens all weights before anything else.
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         self.component = component
-        path = component.path / ONNX_MODEL if component.path.is_dir() else component.path
         try:
             self.session = ort.InferenceSession(
-                str(path),
+                str(component.onnx_model),
                 options,
                 providers=["CPUExecutionProvider"],
                 disabled_optimizers=disabled_optimizers(component),

@@ -90,9 +90,6 @@ def test_latents_as_diffusers_scales_them(components: Components, pipe: Any) -> 
     distribution = pipe.vae.encode(pixels).latent_dist
     scale = pipe.vae.config.scaling_factor
     assert torch.equal(encode_images(components, pixels), distribution.mode() * scale)
-    drawn = encode_images(components, pixels, torch.Generator().manual_seed(5))
-    assert torch.equal(drawn, distribution.sample(torch.Generator().manual_seed(5)) * scale)
-    assert drawn.shape == (2, 4, 8, 8)
 
 
 def test_a_vae_with_a_shift(tiny_pipeline: Path) -> None:

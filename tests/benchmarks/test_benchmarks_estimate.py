@@ -147,7 +147,8 @@ def test_an_unknown_phone_is_told(bundle_folders: dict[tuple[str, str], Path]) -
 def test_a_graph_without_sizes_is_told(bundle_folders: dict[tuple[str, str], Path], tmp_path: Path) -> None:
     import onnx
 
-    from runtime_py.bundle import MANIFEST, tree_sha256
+    from runtime_py.hashes import tree_sha256
+    from runtime_py.manifest import MANIFEST
 
     source, folder = bundle_folders["onnx", "fp32"], tmp_path / "b"
     (folder / "golden").mkdir(parents=True)

@@ -21,8 +21,10 @@ from benchmarks.devices.local import Local, ThisComputer
 from benchmarks.local_run import main
 from benchmarks.record import check_record, read_records
 from lorarar.errors import FailedCheck, InputError
-from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
+from runtime_py.bundle import Bundle
 from runtime_py.check import check_component
+from runtime_py.hashes import tree_sha256
+from runtime_py.manifest import MANIFEST
 
 OPTIONS = MeasureOptions(runs=3, warmup=2, threads=1)
 

@@ -34,10 +34,11 @@ from shared_bundles import MiniatureBundle, SharedUNets
 
 from benchmarks.record import PERCENTILES, check_record
 from runtime_py.backends.onnx import WIDEN_AT_LOAD, disabled_optimizers
-from runtime_py.bundle import ONNX_MODEL, Bundle, tree_sha256
+from runtime_py.bundle import Bundle
 from runtime_py.check import check_component
-from runtime_py.component import Component, TensorSpec
+from runtime_py.component import ONNX_MODEL, Component, TensorSpec
 from runtime_py.golden import generate
+from runtime_py.hashes import tree_sha256
 from runtime_py.parity import Tolerance
 
 pytestmark = pytest.mark.devices

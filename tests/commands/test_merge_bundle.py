@@ -10,7 +10,8 @@ import pytest
 from made_once import MadeOnce
 from tiny_world import BUNDLE_RANK, random_lora, tiny_hypernet
 
-from export import HypernetOptions, write_hypernet
+from export.options import HypernetOptions
+from export.write import write_hypernet
 from lorarar.commands.merge import main, parser
 from lorarar.errors import InputError
 from lorarar.layout import Layout

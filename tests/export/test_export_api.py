@@ -15,9 +15,11 @@ import torch
 from tiny_world import random_lora, tiny_hypernet
 
 import export
-from export import HypernetOptions, targets, write_hypernet
+from export import targets
+from export.options import HypernetOptions
 from export.source import chosen_hypernet, chosen_lora
 from export.targets import TARGETS, find_target
+from export.write import write_hypernet
 from lorarar.base.sources import open_pipeline, open_unet
 from lorarar.commands.export import main
 from lorarar.errors import InputError

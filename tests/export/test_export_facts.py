@@ -12,18 +12,11 @@ import pytest
 import torch
 from tiny_world import random_lora, tiny_hypernet
 
-from export import (
-    HypernetOptions,
-    PipelineOptions,
-    Source,
-    UNetOptions,
-    write,
-    write_hypernet,
-    write_pipeline,
-    write_unet,
-)
+from export import write
 from export.graph import ImageSize
+from export.options import HypernetOptions, PipelineOptions, Source, UNetOptions
 from export.source import chosen_hypernet
+from export.write import write_hypernet, write_pipeline, write_unet
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline, open_unet
 from lorarar.layout import Layout

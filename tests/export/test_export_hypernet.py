@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from shared_bundles import require_target
 from tiny_world import COMBINATIONS, dense_reference, random_lora, tiny_hypernet
 
-from export import HypernetOptions, write_hypernet
+from export.options import HypernetOptions
 from export.targets import TARGETS, find_target
+from export.write import write_hypernet
 from lorarar.commands.export import main
 from lorarar.errors import FailedCheck, InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor, save_hypernet
@@ -26,8 +27,10 @@ from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, Hyper
 from lorarar.layout import ROLES, Layout
 from lorarar.lora import LoRA
 from lorarar.merging import learned_options, merge_loras
-from runtime_py.bundle import Bundle, Session, tree_sha256
+from runtime_py.bundle import Bundle
+from runtime_py.hashes import tree_sha256
 from runtime_py.mil import Program
+from runtime_py.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +155,7 @@ def test_the_same_input_gives_the_same_bytes(
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, 'tests/support')\n"
         "from tiny_world import BUNDLE_RANK, soc_of, tiny_hypernet, tiny_layout\n"
-        "from export import HypernetOptions, write_hypernet\n"
+        "from export.options import HypernetOptions\nfrom export.write import write_hypernet\n"
         "from export.targets import TARGETS\n"
         "for name, target in TARGETS.items():\n"
         "    options = HypernetOptions(name, target.default_precision, BUNDLE_RANK, soc=soc_of(name))\n"

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from tiny_world import tiny_hypernet
 
-from export import HypernetOptions, write_hypernet
 from export.bundle import BundleWriter, new_bundle
+from export.options import HypernetOptions
 from export.resume import require_replaceable
 from export.targets import find_target
+from export.write import write_hypernet
 from lorarar.errors import CutShort, InputError
 from lorarar.layout import Layout
 

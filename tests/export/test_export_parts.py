@@ -13,12 +13,11 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from tiny_world import dense_delta, random_lora
 
-from export import HypernetOptions
 from export.bundle import check_all, make_manifest, write_component, write_manifest
 from export.components.text_encoders import TextEncoder, TextReference, text_graph
 from export.components.vae import ImageDecoder, ImageReference, vae_graph
 from export.graph import Graph, ImageSize
-from export.options import ignore_progress
+from export.options import HypernetOptions, ignore_progress
 from export.rewrites import rewrite_for
 from export.targets import TARGETS, find_target
 from lorarar.base.names import load_layout, with_text_encoders

@@ -19,13 +19,14 @@ from safetensors.numpy import load_file
 from shared_bundles import RANK, SharedPipelines
 from tiny_world import soc_of
 
-from export import PipelineOptions, Source, UNetOptions, write_pipeline, write_unet
 from export.bundle import write_component
 from export.components.text_encoders import text_graph
 from export.golden import write_golden_image
 from export.graph import ImageSize
+from export.options import PipelineOptions, Source, UNetOptions
 from export.source import chosen_hypernet
 from export.targets import TARGETS, bundle_folder, default_targets, find_target
+from export.write import write_pipeline, write_unet
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline, open_unet
 from lorarar.commands.export import main

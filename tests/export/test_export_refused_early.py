@@ -12,9 +12,11 @@ from tiny_world import tiny_hypernet
 from unet_runs import options as unet_options
 from unet_runs import tiny_unet
 
-from export import PipelineOptions, Source, bundle, write, write_pipeline, write_unet
+from export import bundle, write
 from export.graph import ImageSize
+from export.options import PipelineOptions, Source
 from export.source import chosen_hypernet
+from export.write import write_pipeline, write_unet
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline
 from lorarar.errors import InputError

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 import torch
 
-from export import PipelineOptions, Source, bundle, resume, write, write_pipeline
+from export import bundle, resume, write
 from export.bundle import check_all, file_entry
 from export.graph import ImageSize
+from export.options import PipelineOptions, Source
 from export.resume import STATE, Unfinished, toolchain_versions, unfinished_folder
 from export.source import chosen_hypernet
 from export.targets import TARGETS
+from export.write import write_pipeline
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline
 from lorarar.errors import CutShort, FailedCheck, InputError

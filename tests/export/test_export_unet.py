@@ -16,11 +16,11 @@ from shared_bundles import RANK, SharedUNets
 from tiny_world import random_lora
 from unet_runs import at_time, close, given, options, run, tiny_unet, with_diffusers
 
-from export import write_unet
 from export.components.unet import AdaptedUNet
 from export.rewrites import REPLACED, ExplicitAttention, ExplicitLayerNorm, GroupNormByRows, PreciseSiLU, rewrite_for
 from export.targets import TARGETS, find_target
 from export.tolerance import PRECISIONS
+from export.write import write_unet
 from lorarar.base.names import load_layout
 from lorarar.commands.export import main
 from lorarar.commands.merge import main as merge_files

@@ -13,7 +13,7 @@ from shared_bundles import SharedUNets
 from tiny_world import dense_delta, random_lora
 from unet_runs import SIZE, TIME, Tensors, at_time, close, given, options, run, tiny_unet, with_diffusers
 
-from export import write_unet
+from export.write import write_unet
 from lorarar.base.names import load_layout
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA

@@ -13,10 +13,11 @@ import torch
 from tiny_world import soc_of
 from torch import Tensor, nn
 
-from export import HypernetOptions, unet
+from export import unet
 from export.bundle import make_manifest, write_component, write_manifest
 from export.components.adapted import Adapters
 from export.graph import Graph, golden_roles
+from export.options import HypernetOptions
 from export.rewrites import rewrite_for
 from export.targets import find_target, qnn_converter
 from lorarar.layout import ROLES, Layout, StackSize, adapter_inputs

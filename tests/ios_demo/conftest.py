@@ -34,7 +34,8 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a bundle of the golden hypernetwork that takes three LoRAs."""
     from tiny_world import tiny_hypernet, tiny_layout
 
-    from export import HypernetOptions, write_hypernet
+    from export.options import HypernetOptions
+    from export.write import write_hypernet
 
     folder = tmp_path_factory.mktemp("three") / "bundle"
     write_hypernet(tiny_hypernet(), tiny_layout("transformer"), HypernetOptions("onnx", "fp32", 4, loras=3), folder)

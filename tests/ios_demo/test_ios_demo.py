@@ -32,10 +32,12 @@ from lorarar.composed import ComposedStart
 from lorarar.layout import ROLES, UNET, Layout
 from lorarar.lora import LoRA, read_lora, write_lora
 from lorarar.stack import PART_WORDS, carried, fold
-from runtime_py.bundle import Bundle, Session, tree_sha256
+from runtime_py.bundle import Bundle
 from runtime_py.check import check_component
+from runtime_py.hashes import tree_sha256
 from runtime_py.parity import Tolerance, psnr_db
 from runtime_py.pipeline import Drawn, Request
+from runtime_py.session import Session
 
 pytestmark = pytest.mark.apps
 

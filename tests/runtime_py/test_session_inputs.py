@@ -21,7 +21,7 @@ from lorarar.errors import InputError
 from lorarar.lora import LoraLayer, read_lora
 from runtime_py import Bundle
 from runtime_py.backends import onnx
-from runtime_py.bundle import MANIFEST
+from runtime_py.manifest import MANIFEST
 from runtime_py.session import Session
 
 CONTENT, STYLE = HYPERNET / "content.safetensors", HYPERNET / "style.safetensors"

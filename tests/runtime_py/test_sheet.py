@@ -23,7 +23,7 @@ from lorarar.commands.sheet import main
 from lorarar.errors import InputError
 from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
 from runtime_py import Bundle
-from runtime_py.bundle import MANIFEST
+from runtime_py.manifest import MANIFEST
 from runtime_py.pipeline import Drawn
 from runtime_py.sheet import LABEL, MARGIN, ROWS, SWEEP, Column, draw_column, names_of, table_rows
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from runtime_py.bundle import MANIFEST
 from runtime_py.hashes import tree_sha256
+from runtime_py.manifest import MANIFEST
 
 Manifest = dict[str, Any]
 Mutation = Callable[[Path, Manifest], None]

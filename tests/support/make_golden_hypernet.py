@@ -14,7 +14,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from tiny_world import dense_reference, random_lora, tiny_hypernet, tiny_layout
 
-from export import HypernetOptions, write_hypernet
+from export.options import HypernetOptions
+from export.write import write_hypernet
 from lorarar.lora import write_lora
 
 FOLDER = Path(__file__).parents[1] / "golden" / "hypernet"

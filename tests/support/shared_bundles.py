@@ -14,8 +14,10 @@ import pytest
 from made_once import MadeOnce
 from tiny_world import BUNDLE_RANK, soc_of, tiny_hypernet, tiny_layout
 
-from export import HypernetOptions, hypernet, pipeline, unet, write_hypernet
+from export import hypernet, pipeline, unet
+from export.options import HypernetOptions
 from export.source import chosen_hypernet
+from export.write import write_hypernet
 from lorarar.base.names import load_layout
 from runtime_py.bundle import Bundle
 

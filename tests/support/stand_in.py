@@ -17,8 +17,11 @@ from safetensors.numpy import save_file
 
 from lorarar.layout import adapter_shapes, coefficient_shapes, fixed, roles_shape
 from runtime_py.backends import Backend, checked_inputs
-from runtime_py.bundle import MANIFEST, Bundle, Component, tree_sha256
+from runtime_py.bundle import Bundle
+from runtime_py.component import Component
 from runtime_py.golden import WITHOUT, sample, summarise
+from runtime_py.hashes import tree_sha256
+from runtime_py.manifest import MANIFEST
 from runtime_py.noise import NOISE, NOISE_TEXT
 
 ROOT = Path(__file__).parents[2]

@@ -11,14 +11,15 @@ import torch
 from shared_bundles import RANK
 from tiny_world import soc_of
 
-from export import UNetOptions
 from export.graph import ImageSize
+from export.options import UNetOptions
 from export.targets import find_target
 from lorarar.base.sources import open_unet
 from lorarar.lora import LoRA
 from lorarar.stack import stack
 from runtime_py.backends import Runner
-from runtime_py.bundle import Bundle, Component
+from runtime_py.bundle import Bundle
+from runtime_py.component import Component
 from runtime_py.golden import golden_inputs
 from runtime_py.parity import psnr_db
 from runtime_py.sinusoids import SIZE_SINUSOIDS, TIMESTEP_SINUSOIDS, sinusoids

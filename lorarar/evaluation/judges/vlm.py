@@ -18,7 +18,7 @@ from torch import Tensor
 from lorarar.base.components import fingerprint
 from lorarar.errors import InputError
 from lorarar.evaluation.metrics import processor_digest
-from lorarar.toolchains import missing_toolchain, quiet_toolchains
+from lorarar.toolchains import TRAINING, named_if_missing, quiet_toolchains
 
 if TYPE_CHECKING:
     from lorarar.evaluation.judges import Question
@@ -58,11 +58,8 @@ class VlmJudge:
 
         Raises InputError when the model can't be had, is of another kind, or has no chat template.
         """
-        try:
-            with quiet_toolchains():
-                from transformers import AutoModelForImageTextToText, AutoProcessor
-        except ImportError:
-            raise missing_toolchain("transformers", "train") from None
+        with named_if_missing(TRAINING, "train"):
+            from transformers import AutoModelForImageTextToText, AutoProcessor
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         try:
             with quiet_toolchains():

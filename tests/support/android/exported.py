@@ -24,7 +24,8 @@ from onnx import helper, numpy_helper
 from safetensors.numpy import save_file
 from tiny_world import random_lora, tiny_hypernet, tiny_layout
 
-from export import HypernetOptions, write_hypernet
+from export.options import HypernetOptions
+from export.write import write_hypernet
 from lorarar.composed import ComposedStart
 from lorarar.layout import ADAPT, Layout
 from lorarar.lora import LoRA, read_lora, write_lora

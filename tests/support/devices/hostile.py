@@ -13,7 +13,8 @@ import numpy as np
 from bundle_mutations import hypernet
 from safetensors.numpy import load_file, save_file
 
-from runtime_py.bundle import ONNX_MODEL, tree_sha256
+from runtime_py.component import ONNX_MODEL
+from runtime_py.hashes import tree_sha256
 
 Edit = Callable[[dict[str, Any], Path], None]
 """Changes a manifest and the bundle's folder."""

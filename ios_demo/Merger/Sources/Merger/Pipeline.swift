@@ -5,7 +5,7 @@ public struct Request: Equatable, Sendable {
     public var prompt: String
     public var seed: UInt32
     public var steps: Int
-    public var guidance: Double  // classifier-free guidance; 1 turns it off and halves the work
+    public var guidance: Double  // classifier-free guidance; 1 turns it off
     public var negative: String?  // nil: what the base was made for, zeros or the empty prompt
     public var guidanceWithoutLora = false  // what guidance compares with is predicted without LoRAs (ACFG)
     public var composed: ComposedStart?  // the first steps with each LoRA alone

@@ -5,7 +5,7 @@ class Request(
     val prompt: String,
     val seed: Long = 0,
     val steps: Int,
-    /** Classifier-free guidance; 1 turns it off and halves the work. */
+    /** Classifier-free guidance; 1 turns it off. */
     val guidance: Float,
     /** null: what the base was made for, zeros or the empty prompt. */
     val negative: String? = null,
