@@ -12,7 +12,7 @@ import numpy as np
 
 from lorarar.errors import InputError
 from lorarar.layout import ADAPTER, COEFFICIENTS, ROLES
-from runtime_py.backends import Runner, Runners, open_runner, open_runners
+from runtime_py.backends import Runner, Runners, open_runners
 from runtime_py.component import Golden, read_golden
 from runtime_py.golden import golden_inputs, sample
 from runtime_py.parity import (
@@ -25,7 +25,7 @@ from runtime_py.parity import (
     explain_nulls,
     worst_delta,
 )
-from runtime_py.pipeline import Inputs, Pipeline, Request
+from runtime_py.pipeline import Inputs, NotFinite, Pipeline, Request
 
 if TYPE_CHECKING:
     from runtime_py.bundle import Bundle
@@ -122,7 +122,7 @@ def check_component(bundle: Bundle, name: str, on_text: OnText = lambda _: None)
         except InputError as error:
             rows.append(CheckRow(name, runner.runtime, runner.version, "not_run", str(error), (), allowed, load_s))
         else:
-            rows.append(_row(name, runner, allowed, found, load_s, run_s))
+            rows.append(_row(name, _facts(runner), allowed, found, load_s, run_s))
 
 
 def compare_with_golden(
@@ -157,28 +157,51 @@ def check_pipeline(bundle: Bundle, on_text: OnText = lambda _: None) -> CheckRow
     # Of the first image alone, as diffusers' image has them for both prompts.
     blend = {name: value[0] for name, value in inputs.items() if name.startswith(COEFFICIENTS)}
     request = Request(golden["prompt"], golden["seed"], golden["steps"], golden["guidance"])
+    runners = _Watched(bundle)
     start = time.perf_counter()
     try:
-        runner = open_runner(bundle, "unet")
-        ready = time.perf_counter()
-        pipeline = Pipeline(bundle, Runners(bundle, loaded={"unet": runner}))
-        (drawn,) = pipeline.draw(
+        (drawn,) = Pipeline(bundle, runners).draw(
             request, Inputs(stack, [blend]), lambda stage, done, total: on_text(f"pipeline: {stage} {done}/{total}")
         )
+    except NotFinite as error:
+        return CheckRow("pipeline", *runners.unet[:2], "failed", str(error), (), allowed)
     except InputError as error:
         return CheckRow("pipeline", "", "", "not_run", str(error), (), allowed)
-    run_s = time.perf_counter() - ready
+    load_s = drawn.seconds["load the UNet"]
+    run_s = time.perf_counter() - start - load_s
     found = tuple(compare_golden(key, kept, drawn.pixels) for key, kept in expected.items())
-    return _row("pipeline", runner, allowed, found, ready - start, run_s)
+    return _row("pipeline", runners.unet, allowed, found, load_s, run_s)
+
+
+@dataclass
+class _Watched(Runners):
+    """Runners that keep nothing loaded, as on a phone, and remember what the UNet ran in."""
+
+    unet: tuple[str, str, str] = ("", "", "")
+
+    def __call__(self, name: str) -> Runner:
+        found = super().__call__(name)
+        if name == "unet":
+            self.unet = _facts(found)
+        return found
+
+
+def _facts(runner: Runner) -> tuple[str, str, str]:
+    return runner.runtime, runner.version, runner.note
 
 
 def _row(
-    name: str, runner: Runner, allowed: Tolerance, found: tuple[OutputDifference, ...], load_s: float, run_s: float
+    name: str,
+    facts: tuple[str, str, str],
+    allowed: Tolerance,
+    found: tuple[OutputDifference, ...],
+    load_s: float,
+    run_s: float,
 ) -> CheckRow:
+    runtime, version, note = facts
     passed = all(difference.within(allowed) for difference in found)
-    reason = runner.note if passed else _why(found, allowed)
-    status = "passed" if passed else "failed"
-    return CheckRow(name, runner.runtime, runner.version, status, reason, found, allowed, load_s, run_s)
+    reason = note if passed else _why(found, allowed)
+    return CheckRow(name, runtime, version, "passed" if passed else "failed", reason, found, allowed, load_s, run_s)
 
 
 def _why(differences: Sequence[OutputDifference], tolerance: Tolerance) -> str:

@@ -50,5 +50,5 @@ def overflow(results: Sequence[OpTrace]) -> str | None:
 def worth_a_look(results: Sequence[OpTrace], top: int) -> list[OpTrace]:
     """Return the results that are not finite, in running order, then the `top` largest others."""
     broken = [each for each in results if each.infinities or each.nans]
-    sound = sorted((each for each in results if each not in broken), key=lambda each: -each.largest)
+    sound = sorted((each for each in results if not each.infinities and not each.nans), key=lambda each: -each.largest)
     return [*broken, *sound[:top]]

@@ -90,6 +90,10 @@ class Drawn:
         return np.rint(self.pixels[0].transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
+class NotFinite(InputError):
+    """An image with NaN or ∞ in it, which some bundle's precision or some strengths give."""
+
+
 class Pipeline:
     """A bundle that draws. Its `runners` say whether components stay loaded from one image to the next.
 
@@ -148,7 +152,8 @@ class Pipeline:
             told = self._reader.read(request, inputs, on_stage)
         with timed(seconds, "load the UNet"):
             unet = self._runner("unet")
-        with timed(seconds, "steps"):
+        # What overflows is told of below, in a sentence.
+        with timed(seconds, "steps"), np.errstate(over="ignore", invalid="ignore"):
             predict = Guided(unet, self.bundle.component("unet"), inputs, told, request)
             noise = normal_noise((1, *predict.latent_shape), int(request.seed))
             latents = scheduler.start(np.repeat(noise, len(inputs.blends), axis=0))
@@ -157,7 +162,7 @@ class Pipeline:
                 latents = scheduler.step(predict(scheduler.scale(latents, i), float(time), i), i, latents)
                 on_step(i + 1, request.steps, latents[:1])
         del unet, predict  # the decoder is loaded next: a phone may not hold both
-        self._require_finite(latents)
+        self._require_finite("unet", latents)
         on_stage("decoding", 0, 1)
         with timed(seconds, "decode"):
             decoder, tile = self._runner("vae_decoder"), self.bundle.component("vae_decoder").input_width("latents")
@@ -166,16 +171,16 @@ class Pipeline:
                 return decoder.run({"latents": part})["image"]
 
             pictures = [decode_in_tiles(decode, one[None].astype(np.float32), tile) for one in latents]
-        self._require_finite(*pictures)
+        self._require_finite("vae_decoder", *pictures)
         return [
             Drawn(picture.astype(np.float32), one[None], dict(seconds), told.notes)
             for picture, one in zip(pictures, latents, strict=True)
         ]
 
-    def _require_finite(self, *values: np.ndarray) -> None:
-        """Refuse latents or pictures with NaN or ∞. The decoder's own clamp makes a picture of some such latents."""
+    def _require_finite(self, name: str, *values: np.ndarray) -> None:
+        """Refuse what a component made with NaN or ∞. The decoder's own clamp makes a picture of some such latents."""
         if not all(np.isfinite(value).all() for value in values):
-            mend = "this bundle's precision overflows; export it in fp32"
-            if not self.bundle.component("unet").is_half:
+            mend = f"the {name} overflows in this bundle's precision; export it in fp32"
+            if not self.bundle.component(name).is_half:
                 mend = "use smaller strengths or less guidance"
-            raise InputError(f"the image is not finite: {mend}")
+            raise NotFinite(f"the image is not finite: {mend}")

@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 import numpy as np
 
 from lorarar.errors import InputError
-from runtime_py.backends import checked_inputs, unusable
+from runtime_py.backends import checked_inputs, checked_outputs, unusable
 from runtime_py.component import MEND, Component
 
 _ENDS = ("inputs", "outputs")
@@ -144,7 +144,7 @@ class ProcessRunner:
             raise
         if outputs is None:
             raise self._failed("run")
-        return outputs
+        return checked_outputs(self.component, outputs)
 
     def _failed(self, verb: str) -> InputError:
         """Wait until the process has ended, and make the error that says how."""

@@ -118,6 +118,23 @@ def checked_inputs(component: Component, inputs: Mapping[str, np.ndarray]) -> di
     return {spec.name: _checked(component, spec, inputs[spec.name], sizes) for spec in component.inputs}
 
 
+def checked_outputs(component: Component, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the component's outputs in its order. A program can compute other shapes than those that it declares.
+
+    Raises InputError for one that is missing or of another shape.
+    """
+    for spec in component.outputs:
+        shape = np.shape(outputs.get(spec.name))
+        sizes = zip(shape, spec.shape, strict=False)
+        if (
+            spec.name not in outputs
+            or len(shape) != len(spec.shape)
+            or any(have != want for have, want in sizes if not isinstance(want, str))
+        ):
+            raise component.other_tensors()
+    return {spec.name: outputs[spec.name] for spec in component.outputs}
+
+
 def _checked(component: Component, spec: TensorSpec, tensor: np.ndarray, sizes: dict[str, int]) -> np.ndarray:
     shape = tensor.shape
     fits = len(shape) == len(spec.shape)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lorarar import __version__
 from lorarar.toolchains import import_coremltools
-from runtime_py.backends import Backend, checked_inputs, unusable
+from runtime_py.backends import Backend, checked_inputs, checked_outputs, unusable
 from runtime_py.component import Component
 from runtime_py.mil import Program
 from runtime_py.mil.values import TensorType
@@ -43,10 +43,11 @@ class CoreMLRunner:
     def __init__(self, component: Component) -> None:
         ct = import_coremltools()
         self.component = component
-        self.runtime = "Core ML (all units)"
+        units = component.entry.get("compute_units", "all")
+        self.runtime = f"Core ML ({'all units' if units == 'all' else units})"
         self.version = f"coremltools {ct.__version__}"
         try:
-            self.model: Any = ct.models.MLModel(str(component.path), compute_units=ct.ComputeUnit.ALL)
+            self.model: Any = ct.models.MLModel(str(component.path), compute_units=_units(units))
         except Exception as error:  # coremltools raises what Apple's frameworks and its own readers do
             raise unusable(component, "Core ML", "load", error) from None
 
@@ -57,10 +58,18 @@ class CoreMLRunner:
             outputs = self.model.predict(given)
         except Exception as error:  # as above
             raise unusable(self.component, "Core ML", "run", error) from None
-        names = [spec.name for spec in self.component.outputs]
-        if not outputs.keys() >= set(names):
-            raise self.component.other_tensors()
-        return {name: np.asarray(outputs[name]) for name in names}
+        return checked_outputs(self.component, {name: np.asarray(output) for name, output in outputs.items()})
+
+
+def _units(name: str) -> Any:
+    """Return Core ML's units by the manifest's name, those that the app gives the artifact."""
+    units = import_coremltools().ComputeUnit
+    return {
+        "all": units.ALL,
+        "cpu-only": units.CPU_ONLY,
+        "cpu-and-gpu": units.CPU_AND_GPU,
+        "cpu-and-neural-engine": units.CPU_AND_NE,
+    }[name]
 
 
 def runners(component: Component, threads: int | None) -> Iterator[CoreMLRunner | EvaluatorRunner]:

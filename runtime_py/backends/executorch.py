@@ -10,7 +10,7 @@ import numpy as np
 
 from lorarar.errors import InputError
 from lorarar.toolchains import quiet_stderr, quiet_toolchains
-from runtime_py.backends import Backend, checked_inputs, unusable
+from runtime_py.backends import Backend, checked_inputs, checked_outputs, unusable
 from runtime_py.component import MEND, Component
 
 
@@ -49,7 +49,8 @@ class ExecuTorchRunner:
         except RuntimeError as error:
             raise unusable(self.component, "ExecuTorch", "run", error) from None
         names = [spec.name for spec in self.component.outputs]
-        return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
+        made = {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
+        return checked_outputs(self.component, made)
 
 
 def load() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lorarar.errors import InputError
 from lorarar.toolchains import import_onnxruntime
-from runtime_py.backends import Backend, checked_inputs, unusable
+from runtime_py.backends import Backend, checked_inputs, checked_outputs, unusable
 from runtime_py.component import MEND, Component
 
 # Where a CPU has no fp16, ONNX Runtime computes in fp32 and keeps widened weights beside the stored ones: up to five
@@ -58,7 +58,7 @@ class OnnxRunner:
             outputs = self.session.run(names, given)
         except Exception as error:  # as above
             raise unusable(self.component, "onnxruntime", "run", error) from None
-        return dict(zip(names, outputs, strict=True))
+        return checked_outputs(self.component, dict(zip(names, outputs, strict=True)))
 
 
 BACKEND = Backend(

@@ -219,6 +219,7 @@ def test_what_apples_core_ml_does_not_take_is_a_row(folder: Path, monkeypatch: p
 
     class Model:
         def __init__(self, path: str, compute_units: object) -> None:
+            assert compute_units == "all of them"
             if fails == "load":
                 raise RuntimeError("it does not compile")
 
@@ -227,7 +228,7 @@ def test_what_apples_core_ml_does_not_take_is_a_row(folder: Path, monkeypatch: p
                 raise RuntimeError("the Neural Engine gave up")
             return {} if fails == "answer" else {"image": np.ones((1, 3, 8, 8), np.float32)}
 
-    units = types.SimpleNamespace(ALL=None)
+    units = types.SimpleNamespace(ALL="all of them", CPU_ONLY=0, CPU_AND_GPU=1, CPU_AND_NE=2)
     toolkit = types.SimpleNamespace(models=types.SimpleNamespace(MLModel=Model), ComputeUnit=units, __version__="9")
     monkeypatch.setattr(coreml, "import_coremltools", lambda: toolkit)
     monkeypatch.setattr(onnx, "BACKEND", stand_in_backend(coreml.CoreMLRunner))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from stand_in import HYPERNET, ROOT, StandIn, stand_in_backend
 
 from lorarar.composed import ComposedStart
@@ -21,6 +22,8 @@ from lorarar.errors import InputError
 from lorarar.lora import LoraLayer, read_lora
 from runtime_py import Bundle
 from runtime_py.backends import onnx
+from runtime_py.check import check_pipeline
+from runtime_py.golden import golden_inputs
 from runtime_py.manifest import MANIFEST
 from runtime_py.session import Session
 
@@ -234,9 +237,37 @@ def test_an_image_that_overflows_is_told_by_precision(
 
     def in_precision(manifest: dict[str, Any]) -> None:
         manifest["precision"] = precision
-        for given in manifest["components"]["unet"]["inputs"]:
+        for given in manifest["components"][part]["inputs"]:
             given["dtype"] = "float16" if precision == "fp16" else given["dtype"]
 
     bundle = changed(folder, tmp_path / "bundle", in_precision)
     with pytest.raises(InputError, match=said):
         bundle.session().generate("a", steps=1, guidance=1.0)
+    row = check_pipeline(bundle)  # which has run, and must not be said to be without a runtime
+    assert row.status == "failed" and said in row.reason and row.runtime == "stand-in for unet"
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_model_of_other_shapes_than_it_declares_is_refused(folder: Path, tmp_path: Path, size: int) -> None:
+    component = Bundle.open(folder).component("vae_decoder")
+    (given,), (made,) = component.inputs, component.outputs
+    kinds = [
+        helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, [1, *spec.shape[1:]]) for spec in (given, made)
+    ]
+    values = {"start": [0], "end": [4], "axis": [0], "flat": [-1], "size": [size]}
+    constants = [helper.make_tensor(name, TensorProto.INT64, [len(of)], of) for name, of in values.items()]
+    nodes = [
+        # Sizes that no tool can tell before the run.
+        helper.make_node("Reshape", [given.name, "flat"], ["row"]),
+        helper.make_node("Slice", ["row", "start", "end", "axis"], ["some"]),
+        helper.make_node("Sub", ["some", "some"], ["zeros"]),
+        helper.make_node("Cast", ["zeros"], ["nothing"], to=TensorProto.INT64),
+        helper.make_node("Add", ["nothing", "size"], ["sizes"]),
+        helper.make_node("ConstantOfShape", ["sizes"], [made.name]),
+    ]
+    graph = helper.make_graph(nodes, "other", kinds[:1], kinds[1:], constants)
+    onnx_model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (tmp_path / "other.onnx").write_bytes(onnx_model.SerializeToString())
+    runner = onnx.OnnxRunner(replace(component, path=tmp_path / "other.onnx"), None)
+    with pytest.raises(InputError, match="its tensors are not the manifest's"):
+        runner.run(golden_inputs(component))
