@@ -12,7 +12,7 @@ from benchmarks.bounds import bound, count_work
 from benchmarks.command import add_out
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
 from benchmarks.devices.local import ThisComputer
-from benchmarks.record import write_records
+from benchmarks.record import require_timed_here, write_records
 from benchmarks.timing import measure_machine
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.errors import InputError
@@ -24,7 +24,7 @@ from runtime_py.bundle import Bundle
 def parser() -> Parser:
     """Make the command's parser."""
     made = Parser(prog="lorarar bench estimate", description=__doc__.split("\n\n")[0])
-    made.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle for ONNX Runtime or Core ML")
+    made.add_argument("bundle", type=Path, metavar="BUNDLE", help="for ONNX Runtime; on a Mac, Core ML too")
     made.add_argument("--component", default="unet", metavar="NAME", help="of the bundle (default %(default)s)")
     add_out(made, "write the measured record")
     return made
@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         check_output(args.out, *whole(args.bundle))
     bundle = Bundle.open(args.bundle)
+    require_timed_here(bundle.manifest["target"], str(args.bundle))
     work = count_work(bundle, args.component)
     require_torch()
     machine = measure_machine()

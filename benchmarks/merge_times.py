@@ -183,8 +183,9 @@ def _measure_files(layout: Layout, hypernet: Hypernetwork, rank: int, folder: Pa
         write_lora(merge_loras(content, style, layout, "learned", options).lora, merged, dtype=_DTYPE)
 
     def copy_files() -> None:
-        data = b"".join(path.read_bytes() for path in sources)
-        copied.write_bytes(data[: merged.stat().st_size])
+        with copied.open("wb") as target:
+            for path in sources:  # together as large as the merged file, but for its metadata
+                target.write(path.read_bytes())
 
     merge_files()
     samples = interleave({"merge": merge_files, "copy": copy_files}, rounds)

@@ -89,9 +89,9 @@ def _check_folder(unet: UNetExport, folder: Path) -> None:
 
 
 def _files_of(base: str) -> list[list[Any]]:
-    """List the files of a base's UNet with their sizes and times, by which a changed one is noticed."""
-    folder = Path(base) / "unet"
-    found = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    """List the files of a base's UNet with their sizes and times, to notice a change; none of a hub's."""
+    files = [Path(base)] if Path(base).is_file() else sorted((Path(base) / "unet").rglob("*"))
+    found = [(path, path.stat()) for path in files if path.is_file()]
     return [[str(path.resolve()), about.st_size, about.st_mtime_ns] for path, about in found]
 
 

@@ -158,5 +158,5 @@ class Report:
     def __repr__(self) -> str:
         what = " ".join(str(self.manifest[key]) for key in ("base", "target", "precision"))
         passed = sum(row.status == "passed" for row in self.rows)
-        size = f"{self.bytes / 2**20:.1f} MB"
+        size = f"{self.bytes / 1e6:.1f} MB"
         return f"<Report: {what} in {self.out}, {passed} of {len(self.rows)} checks passed, {size}>"

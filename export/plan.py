@@ -204,9 +204,8 @@ def _smaller_weights(most: ComponentPlan) -> str:
 
 def _smaller_results(planned: Plan, most: ComponentPlan) -> str:
     """Return what makes the results of a component fewer bytes, which grow with the pixels."""
-    fits = next(
-        (side for side in SIDES if most.live_bytes * (side / planned.pixels) ** 2 + most.bytes <= PHONE_BYTES), 0
-    )
+    room = PHONE_BYTES - most.bytes - most.adapter_bytes
+    fits = next((side for side in SIDES if most.live_bytes * (side / planned.pixels) ** 2 <= room), 0)
     ways = [f"`resolution` {fits}"] if 0 < fits < planned.pixels else []
     if most.name == "vae_decoder":
         offered = planned.target.tolerances[most.name]

@@ -6,7 +6,6 @@ is not PyTorch's equal; `out` is then left as it was.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from export.rewrites import rewrite_for
 from export.scheduling import scheduler_settings
 from export.targets import find_offer
 from export.tolerance import PRECISIONS
-from lorarar.base.attach import fused
+from lorarar.base.attach import fuse
 from lorarar.base.components import digest_configs, fingerprint, pipeline_identity
 from lorarar.base.sources import NETWORKS
 from lorarar.base.untrained import MAX_TOKENS
@@ -59,18 +58,19 @@ def write_unet(
 ) -> Report:
     """Write the bundle of a diffusers UNet. The UNet is used up: its weights are freed once they are written."""
     target, _ = find_offer(options.target, "unet", options.precision, options.soc)
-    with fused(unet, options.fused) if options.fused else nullcontext():
-        adapted = None if options.fused else layout
-        facts = {
-            "options": _decisive(replace(options, fused=None)),
-            "adapters": adapted is not None,
-            "layout": layout.to_json(options.stack),
-            "unet": [fingerprint(unet), digest_configs(unet)],
-        }
-        with new_bundle(out, target, facts, on_progress) as bundle:
-            bundle.require_valid([_sizes(unet, adapted, options)], options, layout)
-            _write_unet(bundle, unet, adapted, options)
-            return bundle.finish(options, layout)
+    if options.fused:
+        fuse(unet, options.fused)
+    adapted = None if options.fused else layout
+    facts = {
+        "options": _decisive(replace(options, fused=None)),
+        "adapters": adapted is not None,
+        "layout": layout.to_json(options.stack),
+        "unet": [fingerprint(unet), digest_configs(unet)],
+    }
+    with new_bundle(out, target, facts, on_progress) as bundle:
+        bundle.require_valid([_sizes(unet, adapted, options)], options, layout)
+        _write_unet(bundle, unet, adapted, options)
+        return bundle.finish(options, layout)
 
 
 def write_pipeline(

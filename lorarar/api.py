@@ -104,7 +104,7 @@ class MergeRequest:
         process = process_state()
         settings = self.settings or with_fastest_precision(ZipSettings(), process)
         loading = BaseLoading.of(self.base, process, settings.mixed_precision, self.resolution, self.untrained)
-        return ziplora(
+        merged = ziplora(
             loading.load(),
             content,
             style,
@@ -113,6 +113,7 @@ class MergeRequest:
             options=MergeOptions(**self.options),
             on_step=None if on_progress is None else lambda step, _: on_progress(step, settings.steps),
         )
+        return self._on_base(merged)
 
     def _route(self, content: LoRA, style: LoRA, on_progress: OnProgress | None) -> Merged:
         """Merge by SSR-Merge, which runs the base, or its text encoders alone, on the two prompts."""
@@ -122,7 +123,7 @@ class MergeRequest:
 
         assert self.examples is not None
         loading = BaseLoading.of(self.base, process_state(), "no", untrained=self.untrained)
-        return merge_by_ssr(
+        merged = merge_by_ssr(
             loading.load(),
             content,
             style,
@@ -131,6 +132,14 @@ class MergeRequest:
             options=MergeOptions(**self.options),
             on_pass=on_progress,
         )
+        return self._on_base(merged)
+
+    def _on_base(self, merged: Merged) -> Merged:
+        """Tell of a merge that was made by a base of random weights."""
+        if not self.untrained:
+            return merged
+        told = f"{self.base} has random weights: what {self.method} found on it means nothing"
+        return replace(merged, warnings=(told, *merged.warnings)).with_facts({"base_trained": "false"})
 
 
 def merge(
@@ -200,7 +209,8 @@ def merge(
         settings=settings,
         resolution=resolution,
     )
-    return request.run(as_lora(content), as_lora(style), on_progress).lora
+    merged = request.run(as_lora(content), as_lora(style), on_progress)
+    return replace(merged.lora, warnings=merged.warnings)
 
 
 def examples_of(

@@ -31,8 +31,9 @@ def crossed_draws(values: Float[np.ndarray, "rows columns"], *, draws: int, seed
     """Return `draws` resampled means of a table whose rows and columns are both samples, such as subjects and styles.
 
     The pigeonhole bootstrap (Owen 2007): rows are drawn again, columns are, and a value counts as often as its row
-    times its column. It is wider than drawing single values, which takes those of a row for independent, and errs on
-    the wide side. A value that is not there is NaN; draws that meet none of the others are left out.
+    times its column. It is wider than drawing single values, which takes those of a row for independent. Of few rows
+    or columns it is somewhat too narrow all the same: of 5 by 5, an interval of 95 % holds in about 90 %. A value that
+    is not there is NaN; draws that meet none of the others are left out.
     """
     generator, (rows, columns) = np.random.default_rng(seed), values.shape
     there = ~np.isnan(values)

@@ -10,6 +10,7 @@ from lorarar.lora import LoRA, LoraLayer
 from lorarar.settings import check_at_least, check_seed
 
 DEFAULT_RANK = 16
+MOST_STRENGTH = 1e6  # of ΔW's entries, whose factors are then within half precision
 
 
 def synthetic_lora(layout: Layout, rank: int = DEFAULT_RANK, seed: int = 0, strength: float = 1.0) -> LoRA:
@@ -20,8 +21,8 @@ def synthetic_lora(layout: Layout, rank: int = DEFAULT_RANK, seed: int = 0, stre
     """
     check_at_least(1, rank=rank)
     check_seed(seed)
-    if not (np.isfinite(strength) and strength >= 0):
-        raise InputError(f"`strength` is {strength}; give a number of 0 or more")
+    if not 0 <= strength <= MOST_STRENGTH:
+        raise InputError(f"`strength` is {strength}; give a number from 0 to {MOST_STRENGTH:g}")
     linears = [(layer, group) for group in layout.groups for layer in group.layers]
     generator = np.random.default_rng(seed)
     # Component k has weight 1/k, as trained factors concentrate on a few directions.

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from safetensors.torch import load_file
 
 from lorarar.base.names import DATASET_FOLDER, GUIDANCE, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER, STEPS
-from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
+from lorarar.base.untrained import NETWORKS, Sizes, build_tokenizer, new_pipeline
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, atomic_folder, file_digest, read_json, write_tensors
 from lorarar.machine import machine_name
@@ -147,8 +147,9 @@ def claim_work(plan: BuildPlan) -> None:
 
 
 def weights_of(pipeline: Path) -> list[str]:
-    """Return the SHA-256 of a pipeline's files of weights, in their paths' order; LoRAs of its dataset lie deeper."""
-    return [file_digest(file) for file in sorted(pipeline.glob("*/*.safetensors"))]
+    """Return the SHA-256 of the files that make a pipeline's images, in their paths' order: weights, configurations."""
+    files = [file for part in (*NETWORKS, "scheduler") for file in (pipeline / part).glob("*")]
+    return [file_digest(file) for file in sorted(files) if file.suffix in (".safetensors", ".json")]
 
 
 def noted(path: Path, about: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -33,7 +33,7 @@ def wide_validation() -> Drawn:
 
 
 def wide_training() -> Drawn:
-    """Draw two subjects of each kind, and two styles of each family, none near one of the wide validation's."""
+    """Draw two subjects of each kind, and two styles of each family, no style near the wide validation's."""
     subject_rng, style_rng = (np.random.default_rng((_SEED, stream)) for stream in (2, 3))
     kinds, families = enumerate(_rounds(subject_rng, KINDS)), enumerate(_rounds(style_rng, FAMILIES))
     subjects = {f"{kind}_t{number}": _subject(subject_rng, kind, "train") for number, kind in kinds}

@@ -18,6 +18,7 @@ from lorarar.composed import ComposedStart
 from lorarar.errors import InputError
 from lorarar.layout import kind_of
 from lorarar.lora import LoRA, LoraSource, as_lora
+from lorarar.lora.names import architecture
 from lorarar.merging import RULES, Merged, align
 from lorarar.merging.klora import KLoRA
 from lorarar.merging.types import check_strengths
@@ -336,6 +337,7 @@ class Session:
         """Return what a merged file says about itself."""
         manifest, names = self.bundle.manifest, [Path(lora.source).name for lora in self._loras]
         facts = {"toolkit_version": manifest["toolkit_version"], "base": manifest["base"], "method": self._method}
+        facts["architecture"] = architecture(self.bundle.layout.layers)
         if self._method == "learned" and len(names) > 1:
             network = manifest["hypernetwork"]
             facts |= {"hypernet_source": network["source"], "hypernet_sha256": network["sha256"]}

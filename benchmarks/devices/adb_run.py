@@ -44,12 +44,14 @@ def run_native(
     Raises DeviceFailed unless it gave a record.
     """
     library = next((path.name for path in options.libraries if path.name.startswith("libonnxruntime.so")), None)
+    # A runtime counts the phone's cores, and not those that it may run on.
+    threads = options.threads or (mask and int(mask, 16).bit_count())
     # exec keeps the process: the number written is the runner's own, under which it is looked at and stopped.
     command = f"echo $$ > {PID} && exec env LD_LIBRARY_PATH={PROGRAMS} " + shlex.join(
         [
             *(["taskset", mask] if mask else []),
             *(RUNNER, bundle, "--component", component, "--runs", str(options.runs), "--warmup", str(options.warmup)),
-            *(["--threads", str(options.threads)] if options.threads else []),
+            *(["--threads", str(threads)] if threads else []),
             *(["--library", f"{PROGRAMS}/{library}"] if target in ("onnx", "qnn") and library else []),
         ]
     )

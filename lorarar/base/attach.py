@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lorarar.errors import InputError, first_of
 from lorarar.layout import UNET
-from lorarar.lora import LoRA
+from lorarar.lora import LoRA, LoraLayer
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,39 @@ def fused(unet: nn.Module, lora: LoRA) -> Iterator[None]:
     The sum is taken in fp32 or better and rounded once to the weights' dtype. Linear and convolution layers. Raises
     InputError for a layer that is not in the UNet or has another shape; the UNet is then as it was.
     """
+    modules = _fitting(unet, lora)
+    old: dict[str, Tensor] = {}
+    try:
+        for name, module in modules.items():
+            old[name] = module.weight.detach().clone()
+            _fuse(module, lora.layers[name])
+        yield
+    finally:
+        for name, weight in old.items():
+            modules[name].weight.data.copy_(weight)
+
+
+def fuse(unet: nn.Module, lora: LoRA) -> None:
+    """Add a LoRA's ΔW into the weights for good, as `fused` does for a while. No old weight is kept."""
+    for name, module in _fitting(unet, lora).items():
+        _fuse(module, lora.layers[name])
+
+
+def _fuse(module: Any, layer: LoraLayer) -> None:
+    weight: Tensor = module.weight
+    delta = torch.from_numpy(layer.delta()).to(weight.device)
+    weight.data.copy_(delta + weight.detach().to(torch.promote_types(weight.dtype, torch.float32)))
+
+
+def _fitting(unet: nn.Module, lora: LoRA) -> dict[str, Any]:
+    """Return the modules that a LoRA's layers belong to; InputError for one of another shape."""
     modules = _modules(unet, lora.layers, nn.Module)
     for name, module in modules.items():
         weight, want = getattr(module, "weight", None), lora.layers[name].weight_shape
         if weight is None or tuple(weight.shape) != want:
             have = None if weight is None else tuple(weight.shape)
             raise InputError(f"{name}: the LoRA is for a weight of shape {want}, this UNet's is {have}")
-    old: dict[str, Tensor] = {}
-    try:
-        for name, module in modules.items():
-            old[name] = module.weight.detach().clone()
-            delta = torch.from_numpy(lora.layers[name].delta()).to(module.weight.device)
-            module.weight.data.copy_(delta + old[name].to(torch.promote_types(old[name].dtype, torch.float32)))
-        yield
-    finally:
-        for name, weight in old.items():
-            modules[name].weight.data.copy_(weight)
+    return modules
 
 
 def _modules(unet: nn.Module, names: Mapping[str, Any], kind: type[nn.Module]) -> dict[str, Any]:

@@ -58,9 +58,13 @@ def require_parts(pipeline: Any, base: str, without: Collection[str] = ()) -> No
 
 
 def require_told_sizes(unet: Any, base: str) -> None:
-    """Refuse a UNet that is told less than SDXL's, with InputError."""
+    """Refuse a UNet that is told something else than SDXL's, with InputError."""
     if getattr(unet.config, "addition_embed_type", None) != "text_time":
         raise InputError(f"{base}: its UNet is not told the image's size, as SDXL's is; give an SDXL-like pipeline")
+    if getattr(unet.config, "time_cond_proj_dim", None) is not None:
+        raise InputError(
+            f"{base}: its UNet is told the guidance, as LCM's is, which nothing here tells it; give another"
+        )
 
 
 def open_unet(base: str, untrained: bool, dtype: torch.dtype | None = None) -> tuple[Any, int]:

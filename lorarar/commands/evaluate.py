@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorarar.base.names import MINIATURE, choose_checkpoint, choose_dataset
 from lorarar.command_line import EXIT_OK, Parser, add_settings, given_settings, main_of, run_command
 from lorarar.console import print_table, progress, warn
-from lorarar.errors import InputError
+from lorarar.errors import InputError, first_of
 from lorarar.evaluation.method_names import (
     COMPOSED_START,
     DEFAULT_METHODS,
@@ -30,6 +31,7 @@ from lorarar.training.launch import check_device
 
 if TYPE_CHECKING:
     from lorarar.evaluation.run import Evaluation
+    from lorarar.hypernet.checkpoints import LoadedPredictor
 
 DTYPES = ("fp32", "fp16", "bf16")
 # The test part is for final figures: whatever is chosen, tuned or compared as a design goes by validation.
@@ -82,7 +84,11 @@ def parser() -> Parser:
     add("--clip", metavar="M", help="CLIP for CLIP-I and CLIP-T: a folder or hub id, as openai/clip-vit-base-patch32")
     add("--dino", metavar="M", help="DINO: a folder or hub id, such as facebook/dino-vits16")
     add("--device", metavar="D", help="cpu, cuda or auto (default auto)")
-    add("--dtype", choices=DTYPES, help="of the UNet and text encoders (default fp32 on a CPU, fp16 elsewhere)")
+    add(
+        "--dtype",
+        choices=DTYPES,
+        help="of the UNet and text encoders (default fp32 on a CPU, else fp16, or bf16 to train in)",
+    )
     told = "draw and judge nothing: write what the methods' coefficients depend on"
     add("--coefficients", action="store_const", const=True, help=told)
     more = "folders or results.json of runs: tables only; several that differ in their seeds are pooled"
@@ -226,12 +232,37 @@ def _open(args: argparse.Namespace, settings: EvaluationSettings, dataset: Datas
     if learned:
         checkpoints |= dict.fromkeys(learned, load_predictor(args.hypernet))
     for loaded in {loaded.sha256: loaded for loaded in checkpoints.values()}.values():
+        _refuse_trained_on(loaded, dataset, args.split, args.part)
         warn(f"{loaded.source}: {note}" for note in loaded.warnings)
     methods = {name: checkpoints.get(name) for name in [*args.methods, *args.hypernets]}
-    dtype = args.dtype or ("fp32" if device == "cpu" else "fp16")
+    dtype = args.dtype or _dtype(device, args.methods)
     return open_evaluation(
         args.out, args.base, dataset, args.split, args.part, settings, methods, device=device, dtype=dtype
     )
+
+
+def _dtype(device: str, methods: Sequence[str]) -> str:
+    """Return the type to draw in. Methods that train, in the same type, would lose steps to overflows in fp16."""
+    import torch
+
+    trains = any(METHODS[name].optimised or not METHODS[name].loras for name in methods)
+    if trains and device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    return "fp32" if device == "cpu" else "fp16"
+
+
+def _refuse_trained_on(loaded: LoadedPredictor, dataset: Dataset, split: str, part: str) -> None:
+    """Refuse a checkpoint that learned from contents or styles of the part that is evaluated."""
+    learned = str(loaded.training.get("split"))
+    if loaded.training.get("dataset") != dataset.name or learned not in dataset.splits:
+        return
+    trained = {entry.name for role in dataset.part(learned, "train") for entry in role}
+    both = [entry.name for role in dataset.part(split, part) for entry in role if entry.name in trained]
+    if both:
+        raise InputError(
+            f"{loaded.source} was trained on the split {learned!r}, with {len(both)} of the contents and styles of the "
+            f"{part} part of {split!r} ({first_of(both)}); give a `hypernet` of this split, or another `split`"
+        )
 
 
 def _print(table: Table) -> None:

@@ -127,7 +127,7 @@ def run(args: Namespace) -> int:
         print_table(table.columns, table.rows, table.title, table.left)
     for note in (*report.notes, *(table.notes if report.rows else ("NOT CHECKED: nothing has run it",))):
         console().print(note)
-    print(f"{report.out} ({report.bytes / 2**20:.1f} MB), {watch}")
+    print(f"{report.out} ({report.bytes / 1e6:.1f} MB), {watch}")
     return EXIT_OK
 
 

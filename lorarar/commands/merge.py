@@ -245,7 +245,8 @@ def _show(args: argparse.Namespace, content: LoRA, style: LoRA, merged: Merged, 
         rows.append(("cut to a rank", f"‖ΔW − ΔW_r‖/‖ΔW‖ = {cut.overall:.2%} over {cut.layers} layers"))
         rows.append(("", f"at worst {cut.worst:.2%}, in {cut.worst_layer}"))
     else:
-        rows.append(("exactness", "exact: no ΔW was cut to a rank"))
+        of = "of the converted LoRAs" if args.convert else "no ΔW was cut to a rank"
+        rows.append(("exactness", f"exact: {of}"))
     size = args.out.stat().st_size / 1e6
     rows.append(("merged", f"{args.out}: {args.dialect}, {args.dtype}, {merged.lora.ranks}, {size:.1f} MB"))
     rows.append(("time", times))

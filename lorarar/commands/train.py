@@ -119,8 +119,11 @@ def _settings(args: argparse.Namespace, process: Any) -> HyperSettings:
     """Return the training's settings; InputError for a batch that the processes can't share."""
     defaults = with_fastest_precision(default_hyper_settings(args.base), process)
     if args.steps is not None and args.warmup is None:
-        # A short trial keeps its shape: the default's share of the steps. A longer training is that one, continued.
-        args.warmup = defaults.warmup * min(max(0, args.steps), defaults.steps) // defaults.steps
+        # A short trial keeps its shape: the default's share of the steps. A longer training is that one, continued, as
+        # any is whose rate does not depend on the steps.
+        args.warmup = min(defaults.warmup, max(0, args.steps - 1))
+        if (args.lr_schedule or defaults.lr_schedule) != "constant":
+            args.warmup = defaults.warmup * min(max(0, args.steps), defaults.steps) // defaults.steps
     settings = given_settings(args, defaults)
     settings.check_processes(process.num_processes)
     return settings

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE
+from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, name_of
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
-from lorarar.console import print_rows, progress
+from lorarar.console import print_rows, progress, warn
 from lorarar.errors import InputError
 from lorarar.files import check_lora_output
 from lorarar.images import find_images
@@ -16,7 +16,14 @@ from lorarar.lora import DTYPES, LoRA, write_lora
 from lorarar.settings import check_at_least, words
 from lorarar.training.curve import ends, sparkline
 from lorarar.training.dataset import DEFAULT_SPLIT, read_dataset
-from lorarar.training.dataset_loras import JobSettings, missing_jobs, train_jobs, training_words
+from lorarar.training.dataset_loras import (
+    JobSettings,
+    chosen_jobs,
+    missing_jobs,
+    otherwise_trained,
+    train_jobs,
+    training_words,
+)
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings, check_state, default_settings
 from lorarar.training.style_words import StyleWords
@@ -155,6 +162,8 @@ def _train_dataset(args: argparse.Namespace) -> int:
     if (args.jobs or 1) > 1 and run.process.num_processes > 1:
         raise InputError("`jobs` and a launch of several processes exclude each other; use one of them")
     styles = tuple(args.styles or (training_words(dataset, args.split or DEFAULT_SPLIT) if run.settings.styled else ()))
+    settings = JobSettings(run.settings, args.dtype, styles)
+    warn(otherwise_trained(chosen_jobs(dataset, only), settings, name_of(args.base)))
     losses: dict[str, list[float]] = {job.name: [] for job in jobs}
     steps, hidden = run.settings.steps * len(jobs), not run.process.is_main_process
     with run.watch.stage("train"), progress("training", steps, hidden=hidden) as update:
@@ -163,7 +172,7 @@ def _train_dataset(args: argparse.Namespace) -> int:
             losses[name].append(loss)
             update(sum(map(len, losses.values())), note=f"loss {loss:.4f}")
 
-        train_jobs(jobs, run.loading, JobSettings(run.settings, args.dtype, styles), args.jobs or 1, on_step)
+        train_jobs(jobs, run.loading, settings, args.jobs or 1, on_step)
     if run.process.is_main_process:
         curves = [(name, f"{sparkline(values, 20)}  {_ends(values)}") for name, values in losses.items()]
         made = ("LoRAs", f"{len(losses)} trained in {args.dataset}")

@@ -93,8 +93,8 @@ def _shown(pairs: Sequence[PairRecord]) -> Sequence[PairRecord]:
 
 
 def _grid(run: Path, columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> Image.Image:
-    opened = [[None if path is None else on_white(open_image(run / path)) for path in row] for row in rows]
-    largest = max((image.width for row in opened for image in row if image), default=_MIN_CELL)
+    widths = (open_image(run / path).width for row in rows for path in row if path is not None)
+    largest = max(widths, default=_MIN_CELL)
     side = min(max(largest, _MIN_CELL), _MAX_CELL)
     step = side + _GAP
     font = ImageFont.load_default(12)
@@ -106,9 +106,10 @@ def _grid(run: Path, columns: Sequence[str], rows: Sequence[Sequence[str | None]
         for number, line in enumerate(lines):
             middle = _GAP + column * step + side / 2
             draw.text((middle, _GAP / 2 + number * _LINE), line, _INK, font, anchor="ma")
-    for row, images in enumerate(opened):
-        for column, image in enumerate(images):
-            if image is not None:
+    for row, paths in enumerate(rows):
+        for column, path in enumerate(paths):
+            if path is not None:
+                image = on_white(open_image(run / path))  # one at a time: all of a run may not fit into memory
                 # Small images keep their pixels' edges when they grow by a whole factor; others are smoothed.
                 scaling = Image.Resampling.LANCZOS if side % image.width else Image.Resampling.NEAREST
                 fitted = ImageOps.pad(image, (side, side), scaling, color=_PAPER)

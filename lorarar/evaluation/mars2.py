@@ -136,12 +136,13 @@ def difference(first: Sequence[PairVerdicts], second: Sequence[PairVerdicts], st
 def crossed(values: Mapping[tuple[str, str], float], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Return the mean of one value a pair, by content and style, with its interval; InputError without values.
 
-    There is no interval with one content or one style alone: it would say nothing of others.
+    There is no interval with one content or one style alone, nor where all pairs have one value: it would say nothing
+    of others.
     """
     if not values:
         raise InputError("there are no pairs to score; evaluate at least one content and one style")
     table, mean = _table(values), fmean(values.values())
-    if min(table.shape) < 2:
+    if min(table.shape) < 2 or len(set(values.values())) == 1:
         return Interval(mean)
     return Interval(mean, *quantiles(crossed_draws(table, draws=resamples, seed=seed)))
 

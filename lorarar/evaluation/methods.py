@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from lorarar.evaluation.composed import composed, composed_start, composite
 from lorarar.evaluation.generate import PutOn
 from lorarar.evaluation.method_names import COMPOSED_START, METHODS, sampling_of
 from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, Turn, by_step
+from lorarar.files import file_digest
 from lorarar.hypernet.checkpoints import LoadedPredictor, check_fits
 from lorarar.layout import Layout, kind_of
 from lorarar.lora import LoRA, read_lora
@@ -39,6 +40,8 @@ from lorarar.training.pair_data import choose_pairs
 from lorarar.training.settings import LoraSettings
 
 SCHEDULE = (CONTENT_EARLY, STYLE_LATE)
+KEPT_LORAS = 8  # in memory; one of rank 64 has 372 MB for SDXL
+KEPT_LORAS = 8  # in memory: one of rank 64 has 372 MB for SDXL
 MEAN_PAIRS = 25  # training pairs that `learned-mean` averages over
 
 
@@ -90,7 +93,7 @@ class Workbench:
     zip: ZipSettings
     seed: int = 0  # of random merges
     composed_share: float = COMPOSED_SHARE  # of the steps, with a composed start
-    lora: Callable[[Path], LoRA] = field(default_factory=lambda: cache(read_lora))
+    lora: Callable[[Path], LoRA] = field(default_factory=lambda: lru_cache(KEPT_LORAS)(read_lora))
 
     def pair(self, content: Content, style: Style) -> tuple[LoRA, LoRA]:
         """Return the LoRAs of a pair."""
@@ -281,8 +284,16 @@ def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
     if name == "learned-mean":
         means = mean_coefficients(bench, options)
         options, parameters = replace(options, constants=means, predict=None), 2 * len(means)
-        facts["constants"] = {kind: list(pair) for kind, pair in means.items()}
+        # What the means follow from: their last bits are the processor's.
+        trained = [file_digest(entry.lora) for role in _with_loras(bench) for entry in role]
+        facts["constants"] = {"pairs": MEAN_PAIRS, "seed": bench.seed, "files": trained}
     return Evaluated(name, _merging("learned", options, parameters), facts)
+
+
+def _with_loras(bench: Workbench) -> tuple[list[Content], list[Style]]:
+    """Return the training part's contents and styles that have their LoRA files."""
+    contents, styles = bench.dataset.part(bench.split, "train")
+    return [each for each in contents if each.lora.is_file()], [each for each in styles if each.lora.is_file()]
 
 
 def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tuple[float, float]]:
@@ -290,9 +301,7 @@ def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tupl
 
     Up to MEAN_PAIRS random pairs of the training part. Raises InputError when no pair has its LoRA files.
     """
-    contents, styles = bench.dataset.part(bench.split, "train")
-    contents = [content for content in contents if content.lora.is_file()]
-    styles = [style for style in styles if style.lora.is_file()]
+    contents, styles = _with_loras(bench)
     if not contents or not styles:
         raise InputError("learned-mean is a mean over training pairs, but none has its LoRA files; train those first")
     found: dict[str, list[np.ndarray]] = {}

@@ -156,8 +156,12 @@ def _load(source: str, kind: str, reader: str, device: str) -> tuple[Any, Any]:
             model, told = getattr(transformers, kind).from_pretrained(
                 source, use_safetensors=True, output_loading_info=True
             )
-            # A ViT's pooler, which nothing here uses: transformers draws at random what a file lacks.
-            for name in told["missing_keys"]:
+            # Transformers draws at random what a file lacks.
+            lacking = sorted([*told["missing_keys"], *told["mismatched_keys"]], key=str)
+            pooler = [name for name in lacking if str(name).startswith("pooler.")]  # a ViT's, which nothing here uses
+            if len(pooler) < len(lacking):
+                raise InputError(f"the metrics' model {source!r} lacks weights; get the model again")
+            for name in pooler:
                 model.get_parameter(name).data.zero_()
             processor = getattr(transformers, reader).from_pretrained(source)
     except InputError:

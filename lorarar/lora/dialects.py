@@ -207,6 +207,7 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("LoHa", re.compile(r"\.hada_[wt][12]"), CONVERT),
     Foreign("LoKr", re.compile(r"\.lokr_[wt][12]"), CONVERT),
     Foreign("DoRA", re.compile(r"\.(dora_scale|lora_magnitude_vector)"), f"train it with DoRA off, or {CONVERT}"),
+    Foreign("KaSA", re.compile(r"\.lora_diag"), "train it as a LoRA instead"),
     Foreign("BOFT", re.compile(r"\.boft_"), _EXTRACT),
     Foreign("OFT", re.compile(r"\.oft_"), _EXTRACT),
     Foreign("Tucker convolution (lora_mid)", re.compile(r"\.lora_mid"), "train it with use_tucker (or use_cp) off"),

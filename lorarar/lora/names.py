@@ -143,6 +143,11 @@ def is_of_sdxl(modules: Iterable[str]) -> bool:
     return any(map(_OF_SDXL_ALONE.match, modules))
 
 
+def architecture(modules: Iterable[str]) -> str:
+    """Return what a base of these modules is to a file's reader: `sdxl` or `koala`."""
+    return "sdxl" if is_of_sdxl(modules) else "koala"
+
+
 @cache
 def kohya_names(sgm: bool) -> MappingProxyType[str, str]:
     """Map full module names to the flat names to write, with SGM's block names or diffusers'.

@@ -25,6 +25,13 @@ _MATCH_SECONDS = 3.0
 _ALPHAS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
 # Initialisations that change the base's weights: the saved factors alone are then not the update.
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# What a LoRA's configuration may ask for besides, which makes another ΔW of the same factors.
+_VARIANTS = {
+    "kasa_config": "KaSA",
+    "use_bdlora": "BD-LoRA",
+    "alora_invocation_tokens": "aLoRA",
+    "arrow_config": "Arrow",
+}
 # Compiled once: there may be more than the 512 that `re` keeps, and each module looks at all of them.
 _Patterns = Sequence[tuple[re.Pattern[str], float]]
 
@@ -86,6 +93,9 @@ def parse_config(config: Mapping[str, Any], source: str, plain: bool = True) -> 
         raise InputError(f"{source} is a PEFT {shorten(kind, 40)} adapter, not a LoRA; {advice}")
     if plain and config.get("use_dora"):
         raise InputError(f"{source} is a DoRA, which no plain LoRA equals; train it with use_dora=False, or {CONVERT}")
+    variant = next((name for key, name in _VARIANTS.items() if config.get(key)), None)
+    if variant is not None:
+        raise InputError(f"{source} is a PEFT {variant} adapter, not a LoRA; train it as a LoRA instead")
     init = str(config.get("init_lora_weights", "")).lower()
     if init.startswith(_CHANGED_BASE):
         raise InputError(

@@ -74,10 +74,12 @@ class Tensors:
 def state_dict_tensors(tensors: Mapping[str, Any], source: str) -> Tensors:
     """Note the type and shape of every tensor of a state dict, numpy's or torch's.
 
-    Raises InputError for a value that is no tensor.
+    Raises InputError for a name that is no text and a value that is no tensor.
     """
     entries = {}
     for name, value in tensors.items():
+        if not isinstance(name, str):
+            raise InputError(f"{source}: its key {name!r:.60} is no text; give the tensors by their names")
         if not (hasattr(value, "dtype") and hasattr(value, "shape")):
             kind = type(value).__name__
             raise InputError(f"{source}: '{shorten(name)}' is {kind}, not a tensor; give torch tensors or arrays")

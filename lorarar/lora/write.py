@@ -168,7 +168,7 @@ def _uniform_ranks(lora: LoRA) -> dict[str, int]:
         if not 1 <= layer.rank <= most:
             raise InputError(
                 f"{lora.source}: '{shorten(module)}' has rank {layer.rank:,}, which no LoRA of its size needs; it may "
-                f"have 1 to {most:,}: cut it with `rank_out`, or lr.resize"
+                f"have 1 to {most:,}: cut it, as `lorarar convert` or lr.resize do"
             )
         ranks[component] = max(layer.rank, ranks.get(component, 0))
     return ranks

@@ -22,7 +22,7 @@ from lorarar.layout import UNET, Group, Layout, kind_of
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.lora.codes import peak
 from lorarar.lora.layers import Blocks, join_columns, when_loaded
-from lorarar.lora.names import is_of_sdxl
+from lorarar.lora.names import architecture
 from lorarar.lora.types import check_made
 from lorarar.merging.dense import drop_and_rescale, sparse, trim
 from lorarar.merging.exact import (
@@ -71,7 +71,7 @@ METHODS: Mapping[str, Method] = {
     "direct": Method(direct, "the average or the sum; exact", "2203.05482", frozenset({"rule"}), needs_torch=False),
     "norm-balance": Method(
         norm_balance,
-        "both LoRAs brought to one norm, then averaged or added up; exact",
+        "both LoRAs brought to one norm in the layers that both have, then averaged or added up; exact",
         "2502.18461",
         frozenset({"rule"}),
         needs_torch=False,
@@ -99,7 +99,7 @@ METHODS: Mapping[str, Method] = {
     ),
     "ssr-text": Method(
         ssr,
-        "the same for cross-attention's to_k and to_v alone, which needs the text encoders only; exact",
+        "the same for cross-attention's to_k and to_v alone, by the text encoders' answers; exact",
         "2606.10617",
         frozenset({"rule"}),
     ),
@@ -187,14 +187,14 @@ def _check_base(lora: LoRA, base: str, places: Mapping[str, Group]) -> list[str]
         only = "" if any(name.startswith(UNET) for name in lora.layers) else "layers of text encoders alone, and "
         return [
             f"{lora.source}: it has {only}no attention layers of the UNet, by which its base is known and which a "
-            f"hypernetwork looks at; that it is for {base} is taken on trust, and it is merged by the rule"
+            f"hypernetwork looks at; that it is for {base} is taken on trust"
         ]
     if len(inside) == len(attention):
         return []
     return [
         f"{lora.source}: {len(attention) - len(inside)} of its {len(attention)} attention layers are not in {base}; "
         "it was made for a larger base (an SDXL LoRA fits KOALA by name only: KOALA's blocks are distilled), so its "
-        "effect may be weaker or different; those layers are merged by the rule and have no effect on this base"
+        "effect may be weaker or different; those layers have no effect on this base"
     ]
 
 
@@ -267,7 +267,7 @@ def _facts(
 ) -> dict[str, str]:
     """Return what a merged file says about itself."""
     facts = {"toolkit_version": __version__, "base": layout.base}
-    facts["architecture"] = "sdxl" if is_of_sdxl(layout.layers) else "koala"
+    facts["architecture"] = architecture(layout.layers)
     # Names only: a shared file must not tell its maker's folders.
     facts |= {role: Path(lora.source).name for role, lora in (("content", content), ("style", style))}
     facts |= {"method": method, "paper": METHODS[method].paper} | options.describe(METHODS[method].uses)

@@ -2,9 +2,10 @@
 
 PEFT's `dare_linear`, `ties` and `dare_ties` act on each of the two factors, which is cruder: entries of up and down
 are dropped, not entries of ΔW. The paper's baselines ("uniform weights and a density of 0.5") act on weights, and so do
-these. With uniform weights DARE averages (½, ½). The mean of TIES and DARE-TIES divides by the number of LoRAs that
-agree, so equal weights cancel (mergekit's `dare_ties` leaves its sum undivided, which is half of this where only one
-LoRA has an entry).
+these, with the largest entries of each layer; the code of KnOTS takes the largest of all layers together, of which some
+then lose nearly everything. With uniform weights DARE averages (½, ½). The mean of TIES and DARE-TIES divides by the
+number of LoRAs that agree, so equal weights cancel (mergekit's `dare_ties` leaves its sum undivided, which is half of
+this where only one LoRA has an entry).
 """
 
 from __future__ import annotations

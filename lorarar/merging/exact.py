@@ -24,7 +24,11 @@ from lorarar.merging.types import LEARNED, METHOD, RULE, RULES, LayerPair, Merge
 _LAYERS_AT_ONCE = 48
 
 CONTENT_BLOCKS = tuple(f"{UNET}{block}." for block in ("down_blocks", "mid_block", "up_blocks.0.attentions.0"))
-"""The blocks that CRAFT-LoRA gives to the content: those before and in the middle of SDXL's UNet, and the next one."""
+"""The blocks that CRAFT-LoRA gives to the content: those before and in the middle of SDXL's UNet, and the next one.
+
+Its code leaves two places without either LoRA, `down_blocks.2` and `up_blocks.0.attentions.2`. Here the former is the
+content's, as all blocks before the middle, and the latter the style's, so that no layer of a LoRA is dropped.
+"""
 
 
 def learned(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
@@ -131,8 +135,8 @@ def direct(pairs: Sequence[LayerPair], options: MergeOptions, kind: str = METHOD
 def norm_balance(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
     """Merge as `direct` does, with both LoRAs brought to one norm: γ·ΔW_c and ΔW_s/γ, γ² = ‖ΔW_s‖ / ‖ΔW_c‖.
 
-    The norms are over all layers that both have. K-LoRA (arXiv 2502.18461) balances its two LoRAs by one such number.
-    The scales multiply the balanced shares.
+    The norms are over all layers that both have, and these alone are balanced. K-LoRA (arXiv 2502.18461) balances its
+    two LoRAs by one such number. The scales multiply the balanced shares.
     """
     gamma = balance(pairs)
     content_scale, style_scale = options.content_scale * gamma, options.style_scale / gamma

@@ -60,15 +60,13 @@ class LoraBank:
         Raises InputError for a LoRA without some of the layout's layers or with others, since it would be trained with
         another update than it has, and as `stack`.
         """
-        adapters = [_whole(lora, layout, rank) for lora in loras]
-        packed = {}
-        for group in layout.groups:
-            down, up = (
-                torch.stack([torch.from_numpy(adapter[name]) for adapter in adapters]).to(dtype)
-                for name in (group.down, group.up)
-            )
-            packed[group.name] = GroupFactors(down, up)
-        return cls(packed)
+        tensors: dict[str, Tensor] = {}
+        for place, lora in enumerate(loras):  # one at a time in memory besides the bank
+            for name, array in _whole(lora, layout, rank).items():
+                if name not in tensors:
+                    tensors[name] = torch.empty((len(loras), *array.shape), dtype=dtype)
+                tensors[name][place] = torch.from_numpy(array)
+        return cls({group.name: GroupFactors(tensors[group.down], tensors[group.up]) for group in layout.groups})
 
     def digest(self) -> str:
         """Return a SHA-256 of every 997th number, which tells these LoRAs from others in no time."""

@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lorarar.errors import InputError
 from lorarar.files import check_lora_output
 from lorarar.lora import write_lora
+from lorarar.lora.safetensors_file import open_safetensors
 from lorarar.pool import process_pool
 from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.launch import BaseLoading, flush_denormals, process_state
@@ -30,6 +31,11 @@ def missing_jobs(dataset: Dataset, only: Sequence[str] = ()) -> list[Job]:
 
     `only` keeps some names, of which "contents" and "styles" stand for all of them. InputError for an unknown name.
     """
+    return [entry for entry in chosen_jobs(dataset, only) if not entry.lora.is_file()]
+
+
+def chosen_jobs(dataset: Dataset, only: Sequence[str] = ()) -> list[Job]:
+    """List the contents and styles that `only` names, as `missing_jobs`, with those whose LoRA is there."""
     entries: list[Job] = [*dataset.contents.values(), *dataset.styles.values()]
     kept = {entry.name: {entry.name} for entry in entries}
     kept |= {"contents": set(dataset.contents), "styles": set(dataset.styles)}
@@ -38,7 +44,7 @@ def missing_jobs(dataset: Dataset, only: Sequence[str] = ()) -> list[Job]:
         if name not in kept:
             raise InputError(f"{dataset.folder}: no content or style is named {name!r}; valid are {', '.join(kept)}")
         chosen |= kept[name]
-    return [entry for entry in entries if entry.name in chosen and not entry.lora.is_file()]
+    return [entry for entry in entries if entry.name in chosen]
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,28 @@ class JobSettings:
         if not (self.training.styled and isinstance(job, Content)):
             return replace(self.training, styled=0.0), None
         return self.training, StyleWords(job.class_prompt, self.styles)
+
+
+def otherwise_trained(entries: Sequence[Job], settings: JobSettings, base: str) -> list[str]:
+    """Say in a sentence each which LoRA files that are there were trained by other settings, or on another base.
+
+    Files that don't say how they were trained are passed over, and so is the precision, which the machine chooses.
+    """
+    told = []
+    for entry in entries:
+        if not entry.lora.is_file():
+            continue
+        there = open_safetensors(entry.lora).metadata
+        wanted = asdict(settings.of(entry)[0]) | {"base": base}
+        del wanted["mixed_precision"]
+        different = [
+            f"{name} {there[key]}, not {value}"
+            for name, value in wanted.items()
+            if there.get(key := f"lorarar_{name}", str(value)) != str(value)
+        ]
+        if different:
+            told.append(f"{entry.lora} was trained with {', '.join(different)}; remove it to train it anew")
+    return told
 
 
 def training_words(dataset: Dataset, split: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from lorarar.base.components import Components, Denoiser, target
 from lorarar.errors import InputError
 from lorarar.layout import Layout
-from lorarar.lora import LoRA, read_lora
+from lorarar.lora import LoRA, open_lora
 from lorarar.training.bank import LoraBank, Pack
 from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.examples import Examples, Reference, encode_concepts, seeded_generator
@@ -186,7 +186,7 @@ def load_parts(
         raise InputError(f"{dataset.folder}: the split {split!r} has no contents or no styles to train on; add some")
     entries = dataset.trained_on(split)
     dataset.check_loras(entries)
-    loras = {entry.lora: read_lora(entry.lora) for entry in entries}
+    loras = {entry.lora: open_lora(entry.lora) for entry in entries}
     rank = max(lora.max_rank for lora in loras.values())
 
     def data(part: tuple[Sequence[Content], Sequence[Style]], combinations: int | None) -> PairData:

@@ -1,4 +1,4 @@
-"""Keep the state of an unfinished training: a safetensors file from which it goes on to the same bits."""
+"""Keep the state of an unfinished training: a safetensors file from which it goes on; on a CPU, to the same bits."""
 
 from __future__ import annotations
 

@@ -243,6 +243,7 @@ class _Training:
                 self.validate(step + 1, on_row)
             if file is not None and is_main and file.due(step + 1, settings.steps):
                 self.save(file)
+        self.validate(settings.steps, on_row)  # where the state has all the steps, of a training that was to go on
         return self.history
 
     def _keep(self, row: HistoryRow, on_row: OnRow) -> None:

@@ -124,13 +124,10 @@ def checked_outputs(component: Component, outputs: Mapping[str, np.ndarray]) -> 
     Raises InputError for one that is missing or of another shape.
     """
     for spec in component.outputs:
-        shape = np.shape(outputs.get(spec.name))
-        sizes = zip(shape, spec.shape, strict=False)
-        if (
-            spec.name not in outputs
-            or len(shape) != len(spec.shape)
-            or any(have != want for have, want in sizes if not isinstance(want, str))
-        ):
+        found = outputs.get(spec.name)
+        if found is None or len(found.shape) != len(spec.shape):
+            raise component.other_tensors()
+        if any(have != want for have, want in zip(found.shape, spec.shape, strict=True) if not isinstance(want, str)):
             raise component.other_tensors()
     return {spec.name: outputs[spec.name] for spec in component.outputs}
 

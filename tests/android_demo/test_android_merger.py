@@ -96,7 +96,7 @@ def junit(
 # Class → how many tests it has: one that is lost is seen.
 CLASSES = {
     "LoraReaderTest": 10,
-    "NumericsTest": 16,
+    "NumericsTest": 17,
     "SentenceTest": 6,
     "JsonTest": 5,
     "BundleTest": 6,

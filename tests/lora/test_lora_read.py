@@ -218,6 +218,9 @@ def test_a_text_encoders_folder_says_which(tmp_path: Path, model: str, component
     ("config", "words"),
     [
         ({"r": 2, "use_dora": True}, ("DoRA", "use_dora=False")),
+        ({"r": 2, "kasa_config": {"beta": 1}}, ("KaSA",)),
+        ({"r": 2, "alora_invocation_tokens": [1, 2]}, ("aLoRA",)),
+        ({"r": 2, "use_bdlora": True}, ("BD-LoRA",)),
         ({"r": 2, "peft_type": "LOHA"}, ("LOHA", "adapter_config.json")),
         ({"r": 4}, ("rank 4", "rank 2")),
         ({"r": 0}, ("whole number",)),
@@ -255,7 +258,7 @@ FOREIGN = {
     "hada_w1_a": "LoHa", "hada_t1": "LoHa", "lokr_w1": "LoKr", "lokr_w2_b": "LoKr", "dora_scale": "DoRA",
     "oft_blocks": "OFT", "oft_diag": "OFT", "boft_R": "BOFT", "lora_mid.weight": "Tucker", "a1.weight": "GLoRA",
     "b2.weight": "GLoRA", "on_input": "(IA)³", "lora_up.bias": "biases", "diff": "difference", "diff_b": "difference",
-    "w_norm": "norm", "lora_magnitude_vector": "DoRA", "lora_magnitude_vector.weight": "DoRA",
+    "w_norm": "norm", "lora_magnitude_vector": "DoRA", "lora_magnitude_vector.weight": "DoRA", "lora_diag": "KaSA",
 }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def test_a_hypernetwork(world: World, tmp_path: Path) -> None:
 
 
 def test_an_evaluation(world: World, tmp_path: Path) -> None:
-    """Its images, which no judge needs to see: the command ends after them for want of one."""
+    """Its images, which no judge needs to see."""
     from lorarar.evaluation.run import generate_all, open_evaluation
     from lorarar.evaluation.settings import EvaluationSettings
 

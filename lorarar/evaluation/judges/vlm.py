@@ -50,7 +50,8 @@ class VlmJudge:
     def __init__(self, model: Any, processor: Any, source: str, batch: int = 4) -> None:
         self.model, self.processor, self.name, self.batch = model, processor, Path(source).name, batch
         self.yes, self.no = answer_tokens(processor.tokenizer, source)
-        self.weights = fingerprint(model)  # once: every pair's verdicts are kept with it
+        # Once: every pair's verdicts are kept with them.
+        self.weights, self.reading = fingerprint(model), processor_digest(processor)
 
     @classmethod
     def load(cls, source: str, device: str = "cpu", batch: int = 4) -> VlmJudge:
@@ -64,14 +65,17 @@ class VlmJudge:
         try:
             with quiet_toolchains():
                 processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-                model = AutoModelForImageTextToText.from_pretrained(
-                    source, dtype=dtype, trust_remote_code=False, use_safetensors=True
+                model, told = AutoModelForImageTextToText.from_pretrained(
+                    source, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
                 )
         except ImportError as error:
             raise InputError(f"the judge {source} needs another package: {_first_line(error)}") from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             advice = "check the folder" if Path(source).is_dir() else "give a folder, or a hub id with the network on"
             raise InputError(f"the judge {source!r} can't be loaded ({_first_line(error)}); {advice}") from None
+        # Which transformers draws at random.
+        if lacking := sorted([*told["missing_keys"], *told["mismatched_keys"]], key=str):
+            raise InputError(f"the judge {source} lacks weights, such as {lacking[0]}; get the model again")
         if getattr(processor, "chat_template", None) is None:
             raise InputError(f"the judge {source} has no chat template; give an instruction-tuned model")
         return cls(model.eval().requires_grad_(False).to(device), processor, source, batch)
@@ -88,7 +92,7 @@ class VlmJudge:
             "weights": self.weights,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "prompts": [*SUBJECT_PROMPT, *STYLE_PROMPT],
-            "processor": processor_digest(self.processor),
+            "processor": self.reading,
         }
 
     def same_subjects(self, questions: Sequence[Question]) -> list[float]:

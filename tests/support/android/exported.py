@@ -238,6 +238,7 @@ def write_refused_loras(folder: Path) -> None:
     refuse("mixed", mixed, ["in two dialects at once (peft and kohya-sgm)"])
     refuse("alpha", kohya | {f"{flat}.alpha": ("F32", np.ones(2))}, ["an alpha must be one number"])
     refuse("config-dora", pair, ["is a DoRA", "use_dora=False"], {"unet.use_dora": True})
+    refuse("config-kasa", pair, ["PEFT KaSA adapter"], {"unet.kasa_config": {"beta": 1}})
     refuse("config-rank", pair, ["gives", "rank 4", "rank 2"], {"unet.r": 4})
     refuse("config-pissa", pair, ["changed base"], {"unet.init_lora_weights": "pissa_niter_4"})
     refuse("config-type", pair, ["PEFT LOHA adapter"], {"unet.peft_type": "LOHA"})

@@ -31,7 +31,7 @@ public struct Measurement: Equatable, Sendable {
     public var samples: [Double]
     public var psnrDb: Double  // of the worst output
     public var maxError: Double
-    public var delta: Delta?  // of the first output of a component that takes LoRAs
+    public var delta: Delta?  // the farthest of a component that takes LoRAs
     public var isWithinTolerance: Bool  // the manifest's
 }
 
@@ -75,7 +75,7 @@ public enum Benchmark {
         return Measurement(
             coldLoad: cold, warmLoad: warm, compile: compile, first: first, samples: samples,
             psnrDb: differences.map(\.psnrDb).min() ?? .infinity, maxError: differences.map(\.maxError).max() ?? 0,
-            delta: differences.first?.delta,
+            delta: Parity.farthestDelta(differences),
             isWithinTolerance: differences.allSatisfy { $0.within(component.tolerance) })
     }
 

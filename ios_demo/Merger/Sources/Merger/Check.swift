@@ -18,7 +18,7 @@ public struct CheckRow: Equatable, Sendable, Identifiable {
     public var id: String { component }
     public var worst: Difference? { outputs.max { ($0.maxError, -$0.psnrDb) < ($1.maxError, -$1.psnrDb) } }
     public var psnrDb: Double? { outputs.map(\.psnrDb).min() }
-    public var delta: Delta? { outputs.lazy.compactMap(\.delta).first }
+    public var delta: Delta? { Parity.farthestDelta(outputs) }
 }
 
 /// Runs a bundle's artifacts on their golden inputs and compares with PyTorch's outputs.

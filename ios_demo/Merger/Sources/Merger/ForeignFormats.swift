@@ -27,6 +27,7 @@ struct ForeignFormat: Sendable {
         ForeignFormat(
             name: "DoRA", marks: inside(".", ["dora_scale", "lora_magnitude_vector"]),
             advice: Sentence("train it with DoRA off, or \(convert)")),
+        ForeignFormat(name: "KaSA", marks: [.inside(".lora_diag")], advice: asLora),
         ForeignFormat(name: "BOFT", marks: [.inside(".boft_")], advice: extract),
         ForeignFormat(name: "OFT", marks: [.inside(".oft_")], advice: extract),
         ForeignFormat(

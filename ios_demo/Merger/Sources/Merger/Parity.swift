@@ -8,6 +8,11 @@ public struct Delta: Equatable, Sendable {
     public let cosine: Double
     public let snrDb: Double
 
+    /// How far gain and cosine are from 1; of what is no number, infinitely.
+    var distance: Double {
+        gain.isFinite && cosine.isFinite ? max(abs(gain - 1), abs(cosine - 1)) : .infinity
+    }
+
     func within(_ tolerance: DeltaTolerance) -> Bool {
         abs(gain - 1) <= tolerance.gainError && cosine >= tolerance.cosine
     }
@@ -33,6 +38,11 @@ public struct Difference: Equatable, Sendable {
 }
 
 public enum Parity {
+    /// The delta of the output whose LoRAs are told worst; nil where none takes LoRAs.
+    static func farthestDelta(_ found: [Difference]) -> Delta? {
+        found.compactMap(\.delta).max { $0.distance < $1.distance }
+    }
+
     /// Compares a whole output with what a golden file keeps of it.
     public static func compare(_ output: String, golden: Golden.Summary, tensor: Tensor) -> Difference {
         compare(output, golden: golden, found: Golden.summarise(tensor))

@@ -11,6 +11,12 @@ struct PeftScaling {
     private static let maxMatches = 2_000_000  // patterns times layers
     private static let matchSeconds = 3.0
     /// Initialisations that change the base's weights: the saved factors alone are then not the update.
+    /// What a LoRA's configuration may ask for besides, which makes another ΔW of the same factors.
+    private static let variants: [(key: String, name: String)] = [
+        ("kasa_config", "KaSA"), ("use_bdlora", "BD-LoRA"), ("alora_invocation_tokens", "aLoRA"),
+        ("arrow_config", "Arrow"),
+    ]
+    private static let maxPatterns = 10_000  // SDXL has fewer modules
     private static let changedBase = ["pissa", "olora", "corda", "loftq", "lora_ga"]
 
     private let source: String
@@ -40,6 +46,9 @@ struct PeftScaling {
         }
         if config["use_dora"]?.isTrue == true {
             throw InputError("\(source) is a DoRA, which no plain LoRA equals; train it with use_dora=False")
+        }
+        if let variant = Self.variants.first(where: { config[$0.key]?.isTrue == true })?.name {
+            throw InputError("\(source) is a PEFT \(variant) adapter, not a LoRA; train it as a LoRA instead")
         }
         if let start = config["init_lora_weights"]?.text?.lowercased(),
             Self.changedBase.contains(where: start.hasPrefix)
@@ -105,6 +114,9 @@ struct PeftScaling {
         guard let value, value != .null else { return [] }
         guard case .object(let object) = value else {
             throw InputError("\(source): \(name) must map module names to numbers; correct the configuration")
+        }
+        guard object.pairs.count <= maxPatterns else {
+            throw InputError("\(source): it has too many patterns to match; write them as plain names")
         }
         return try object.pairs.map { pattern, value in
             guard isSimple(pattern), let expression = try? NSRegularExpression(pattern: "(.*\\.)?(\(pattern))$") else {

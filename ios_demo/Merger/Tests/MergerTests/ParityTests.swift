@@ -55,6 +55,17 @@ final class ParityTests: XCTestCase {
         XCTAssertEqual(Parity.psnrDb([0, 0], [0, 1]), -.infinity)
     }
 
+    func testTheOutputWhoseLorasAreWorstIsTold() {
+        func one(_ gain: Double, _ cosine: Double) -> Difference {
+            let delta = Delta(gain: gain, cosine: cosine, snrDb: 0)
+            return Difference(output: "x", psnrDb: 0, maxError: 0, delta: delta)
+        }
+        let none = Difference(output: "x", psnrDb: 0, maxError: 0)
+        XCTAssertEqual(Parity.farthestDelta([none, one(1.01, 1), one(1, 0.5), one(0.8, 1)])?.cosine, 0.5)
+        XCTAssertEqual(Parity.farthestDelta([one(1, .nan), one(0, 0)])?.gain, 1)
+        XCTAssertNil(Parity.farthestDelta([none]))
+    }
+
     func testWhatLorasChangeIsHeldToABoundOfItsOwn() {
         let tolerance = Tolerance(psnrDb: 20, maxError: 0.5, delta: DeltaTolerance(gainError: 0.1, cosine: 0.99))
         let whole = [Double](repeating: 1, count: 8)

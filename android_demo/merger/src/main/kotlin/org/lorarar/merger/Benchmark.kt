@@ -100,7 +100,7 @@ class Benchmark(
             // Equal outputs: JSON has no infinity.
             "psnr_db" to psnr.takeIf { it.isFinite() },
             "max_error" to found.maxOf { it.maxError },
-            "delta" to found.firstNotNullOfOrNull { it.delta }?.toJson(),
+            "delta" to Parity.farthestDelta(found)?.toJson(),
         )
     }
 

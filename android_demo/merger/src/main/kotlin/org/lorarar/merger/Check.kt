@@ -121,7 +121,7 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
             name, ran.runtime,
             if (bad == null) CheckRow.Status.PASSED else CheckRow.Status.FAILED,
             bad?.complaint(tolerance),
-            ran.found.minOf { it.psnrDb }, ran.found.maxOf { it.maxError }, ran.found.firstNotNullOfOrNull { it.delta },
+            ran.found.minOf { it.psnrDb }, ran.found.maxOf { it.maxError }, Parity.farthestDelta(ran.found),
             tolerance, ran.loadSeconds, ran.runSeconds,
         )
     } catch (error: InputError) {

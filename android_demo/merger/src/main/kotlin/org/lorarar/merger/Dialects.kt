@@ -74,6 +74,7 @@ object Dialects {
         Foreign("LoHa", """\.hada_[wt][12]""", CONVERT),
         Foreign("LoKr", """\.lokr_[wt][12]""", CONVERT),
         Foreign("DoRA", """\.(dora_scale|lora_magnitude_vector)""", Sentence("train it with DoRA off, or %s", CONVERT)),
+        Foreign("KaSA", """\.lora_diag""", Sentence("train it as a LoRA instead")),
         Foreign("BOFT", """\.boft_""", EXTRACT),
         Foreign("OFT", """\.oft_""", EXTRACT),
         Foreign(

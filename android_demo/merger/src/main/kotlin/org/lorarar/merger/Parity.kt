@@ -34,6 +34,10 @@ class Delta(
     fun within(tolerance: DeltaTolerance): Boolean =
         abs(gain - 1) <= tolerance.gainError && cosine >= tolerance.cosine
 
+    /** How far gain and cosine are from 1; of what is no number, infinitely. */
+    val distance: Double
+        get() = maxOf(abs(gain - 1), abs(cosine - 1)).takeIf { it.isFinite() } ?: Double.POSITIVE_INFINITY
+
     /** The record's object. JSON has no infinity: such a number is null. */
     fun toJson(): Map<String, Double?> =
         mapOf("gain" to gain, "cosine" to cosine, "snr_db" to snrDb).mapValues { (_, value) -> value.takeIf { it.isFinite() } }
@@ -68,6 +72,9 @@ class Difference(val output: String, val psnrDb: Double, val maxError: Double, v
 
 /** How far a runtime's outputs are from PyTorch's fp32 ones. */
 object Parity {
+    /** The delta of the output whose LoRAs are told worst; null where none takes LoRAs. */
+    fun farthestDelta(found: List<Difference>): Delta? = found.mapNotNull { it.delta }.maxByOrNull { it.distance }
+
     /**
      * Compare a whole output with what a golden file keeps of it.
      *

@@ -59,10 +59,19 @@ class PeftScaling(
         private const val METADATA = "lora_adapter_metadata"
         private const val MAX_QUANTIFIERS = 2 // of a pattern: more could take minutes to match
         private const val MAX_PATTERN = 500
+        private const val MAX_PATTERNS = 10_000 // SDXL has fewer modules
         private const val MATCH_NS = 3_000_000_000L
 
         /** Initialisations that change the base's weights: the saved factors alone are then not the update. */
         private val CHANGED_BASE = listOf("pissa", "olora", "corda", "loftq", "lora_ga")
+
+        /** What a LoRA's configuration may ask for besides, which makes another ΔW of the same factors. */
+        private val VARIANTS = mapOf(
+            "kasa_config" to "KaSA",
+            "use_bdlora" to "BD-LoRA",
+            "alora_invocation_tokens" to "aLoRA",
+            "arrow_config" to "Arrow",
+        )
         private val CLASSES = mapOf(
             "UNet2DConditionModel" to "unet",
             "CLIPTextModel" to "text_encoder",
@@ -87,6 +96,9 @@ class PeftScaling(
             }
             if (isSet(config["use_dora"])) {
                 throw InputError("%s is a DoRA, which no plain LoRA equals; train it with use_dora=False", source)
+            }
+            VARIANTS.entries.firstOrNull { isSet(config[it.key]) }?.let {
+                throw InputError("%s is a PEFT %s adapter, not a LoRA; train it as a LoRA instead", source, it.value)
             }
             val start = config["init_lora_weights"].toString().lowercase()
             if (CHANGED_BASE.any { start.startsWith(it) }) {
@@ -153,6 +165,9 @@ class PeftScaling(
             if (value == null) return emptyMap()
             val given = value.asObject()
                 ?: throw InputError("%s: %s must map module names to numbers; correct the configuration", source, name)
+            if (given.size > MAX_PATTERNS) {
+                throw InputError("%s: its patterns take too long to match; write them as plain names", source)
+            }
             return given.entries.associate { (text, number) ->
                 compile(text, name, source) to number(number, "$name of '${shorten(text)}'", source, whole)
             }

@@ -223,4 +223,13 @@ class NumericsTest {
         assertEquals(3, clocks(2_000_000, 2_000_000, 2_000_000))
         assertEquals(java.lang.Runtime.getRuntime().availableProcessors(), clocks())
     }
+
+    @Test
+    fun `the output whose LoRAs are worst is told`() {
+        fun one(gain: Double, cosine: Double) = Difference("x", 0.0, 0.0, Delta(gain, cosine, 0.0))
+        val none = Difference("x", 0.0, 0.0)
+        assertEquals(0.5, Parity.farthestDelta(listOf(none, one(1.01, 1.0), one(1.0, 0.5), one(0.8, 1.0)))?.cosine)
+        assertEquals(1.0, Parity.farthestDelta(listOf(one(1.0, Double.NaN), one(0.0, 0.0)))?.gain)
+        assertEquals(null, Parity.farthestDelta(listOf(none)))
+    }
 }
