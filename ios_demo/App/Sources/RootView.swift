@@ -19,9 +19,9 @@ struct RootView: View {
             }
         }
         .task { await self.model.start() }
-        .onChange(of: model.isWorking) {
-            // A phone that goes to sleep stops a drawing of minutes.
-            UIApplication.shared.isIdleTimerDisabled = self.model.isWorking
+        .onChange(of: model.isBusy, initial: true) {
+            // A phone that goes to sleep stops a drawing of minutes, and a copy of gigabytes.
+            UIApplication.shared.isIdleTimerDisabled = self.model.isBusy
         }
         .onChange(of: phase) {
             self.model.setInView(phase == .active)

@@ -304,6 +304,7 @@ public final class DemoModel {
             let added = try await Task.detached { [library] in try library.add(picked, as: role) }.value
             try refresh()
             mergedFiles = nil  // it may have the name of one that was there before
+            strengths[added.id] = nil  // of one that was at its place before
             repick { if role == .content { content = added } else { style = added } }
         } catch {
             failure = Self.sentence(error)
@@ -350,7 +351,9 @@ public final class DemoModel {
     /// the app too, so that what was chosen is kept.
     public func setInView(_ isInView: Bool) {
         gate.set(open: isInView)
-        if !isInView, stage == .ready { Remembered(self).write(places) }
+        guard !isInView else { return }
+        if stage == .ready { Remembered(self).write(places) }
+        if !isWorking { freeMemory() }  // of the apps behind, those with the most memory are ended first
     }
 
     private func start(_ work: @escaping @MainActor @Sendable (DemoModel) async -> Void) {

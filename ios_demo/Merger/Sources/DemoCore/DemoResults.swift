@@ -3,6 +3,12 @@ import Merger
 /// What the screens show of the model's work.
 extension DemoModel {
     /// Whether there is a bundle to work with.
+    /// Whether something runs that a phone's sleep would stop.
+    public var isBusy: Bool {
+        if case .opening = stage { return true }
+        return isWorking || isMerging || isImporting
+    }
+
     public enum Stage: Equatable, Sendable {
         case opening(WorkProgress?)
         case ready

@@ -2,7 +2,7 @@ import Foundation
 
 /// What an export is for, and the runtime that it needs.
 public enum Target: String, Sendable, CaseIterable {
-    case onnx, coreml, coreai, executorch
+    case onnx, coreml, coreai, executorch, qnn
 }
 
 public enum Precision: String, Sendable, CaseIterable {

@@ -21,7 +21,7 @@ struct ManifestReader {
             "schema_version", "toolkit_version", "base", "target", "precision", "layout", "golden_generator",
             "components",
         ]
-        _ = try root.object(required, optional: ["hypernetwork", "pipeline"])
+        _ = try root.object(required, optional: ["hypernetwork", "pipeline", "soc"])
         _ = try named(root["golden_generator"], Golden.generator)
         let base = try root["base"].text(Sentence("a name")) { !$0.isEmpty }
         let components = try self.components(root["components"])

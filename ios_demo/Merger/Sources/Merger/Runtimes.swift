@@ -43,7 +43,7 @@ public enum Runtimes {
                 "this app was built without Core AI, which a coreai bundle needs; build it with Xcode 27, or export "
                     + "the bundle with --target coreml")
             #endif
-        case .executorch:
+        case .executorch, .qnn:
             throw InputError("this app does not run \(target.rawValue) bundles; export the bundle with --target coreml")
         }
     }

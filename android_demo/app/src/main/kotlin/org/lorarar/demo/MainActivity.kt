@@ -89,10 +89,14 @@ class MainActivity : Activity(), ScreenHost {
             text.say(getString(R.string.opening, words(opening.stage)))
             progress.progress = (1000 * opening.done / maxOf(opening.total, 1)).toInt()
         }
-        for (button in listOf(R.id.retry, R.id.pick_bundle)) findViewById<View>(button).showIf(opening is Opening.Failed)
-        if (opening is Opening.Failed) text.say("${getString(R.string.failed_title)}\n\n${words(opening.sentence)}")
+        findViewById<View>(R.id.retry).showIf(opening is Opening.Failed)
+        findViewById<View>(R.id.pick_bundle).showIf(opening is Opening.Failed && opening.isOfBundle)
+        if (opening is Opening.Failed) {
+            val title = if (opening.isOfBundle) "${getString(R.string.failed_title)}\n\n" else ""
+            text.say(title + words(opening.sentence))
+        }
         screens.forEach { it.show(state) }
-        tabs.keepScreenOn = state.busy
+        tabs.keepScreenOn = state.busy || state.importing != null || opening is Opening.Working
         state.complaint?.let { complain(words(it), it) }
         saving?.takeIf { opening !is Opening.Working || state.picture != null }?.let {
             saving = null

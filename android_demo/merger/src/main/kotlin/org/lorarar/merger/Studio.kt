@@ -1,6 +1,7 @@
 package org.lorarar.merger
 
 import java.io.File
+import java.util.concurrent.ConcurrentHashMap
 import java.util.concurrent.ConcurrentLinkedQueue
 import java.util.concurrent.Executor
 import java.util.concurrent.LinkedBlockingQueue
@@ -40,6 +41,7 @@ class Studio(
     private val kept = KeptPicture(picture(places.home))
     private val edits = ConcurrentLinkedQueue<StudioState.() -> StudioState>()
     private val isPosted = AtomicBoolean()
+    private val toMeasure = ConcurrentHashMap<String, Sample>() // the last of each role
     private val catalogue = Catalogue(places.home, places.strangers)
     private val bundles = Bundles(places, runtimes) { stage, done, total -> opening(stage, done, total) }
     private val listeners = LinkedHashSet<(StudioState) -> Unit>()
@@ -308,7 +310,9 @@ class Studio(
         val sample = now.chosen(role)
         val layout = bundle?.layout
         if (sample == null || layout == null) return@withState
+        toMeasure[role] = sample
         work(aside, onFailure = { if (chosen(role) == sample) complaining(it) else this }) {
+            if (toMeasure[role] != sample) return@work // it takes seconds, and another was chosen since
             val found = Carried.of(catalogue.read(sample), layout, sample.name)
             change { if (chosen(role) == sample) copy(carried = carried + (role to found)) else this }
         }

@@ -241,7 +241,7 @@ class RemoteStudio(
         }
         waiting += Command.Strength(Catalogue.CONTENTS, state.contentScale)
         waiting += Command.Strength(Catalogue.STYLES, state.styleScale)
-        show(StudioState(Opening.Failed(sentence), picture = state.picture))
+        show(StudioState(Opening.Failed(sentence, isOfBundle = false), picture = state.picture))
     }
 
     private fun show(next: StudioState) {

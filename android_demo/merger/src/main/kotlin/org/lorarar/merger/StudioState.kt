@@ -8,7 +8,11 @@ sealed interface Opening : Serializable {
     data class Working(val stage: Stage, val done: Long, val total: Long) : Opening
 
     /** One sentence that says what is wrong and which command mends it. */
-    data class Failed(val sentence: Sentence) : Opening
+    data class Failed(
+        val sentence: Sentence,
+        /** Whether another bundle may help; none does where the engine was ended. */
+        val isOfBundle: Boolean = true,
+    ) : Opening
 
     data class Ready(
         val title: String, val components: List<String>, val canDraw: Boolean, val steps: Int, val trained: Boolean,

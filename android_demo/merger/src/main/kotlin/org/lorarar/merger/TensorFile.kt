@@ -32,6 +32,8 @@ class TensorFile private constructor(private val path: File, val tensors: Map<St
             var path: File? = null
             try {
                 folder.mkdirs()
+                val free = folder.usableSpace
+                if (starts.last() > free) throw IOException("${free shr 20} MB are free")
                 path = File.createTempFile("tensors", ".bin", folder)
                 RandomAccessFile(path, "rw").use { file ->
                     fill(file, starts.last())

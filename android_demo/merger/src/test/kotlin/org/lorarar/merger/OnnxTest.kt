@@ -6,6 +6,8 @@ import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
 import org.junit.Test
 import java.io.File
+import java.util.concurrent.Callable
+import java.util.concurrent.Executors
 
 /** ONNX Runtime's own Java API. */
 class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> OnnxRuntime(component, threads) }) {
@@ -192,9 +194,11 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
             runtime.close()
             val second = runtime.run(golden.inputs)
             for ((name, tensor) in first) assertArrayEquals(tensor.floats(), second.getValue(name).floats(), 0f)
-            val threads = List(4) { Thread { runtime.run(golden.inputs) } }
-            threads.forEach { it.start() }
-            threads.forEach { it.join() }
+            val pool = Executors.newFixedThreadPool(4)
+            for (made in List(4) { pool.submit(Callable { runtime.run(golden.inputs) }) }.map { it.get() }) {
+                for ((name, tensor) in first) assertArrayEquals(tensor.floats(), made.getValue(name).floats(), 0f)
+            }
+            pool.shutdown()
         }
         runtime.close()
         runtime.close()

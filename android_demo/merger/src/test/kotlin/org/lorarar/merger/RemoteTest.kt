@@ -110,6 +110,7 @@ class RemoteTest {
         kill()
         val sentence = (remote.state.opening as Opening.Failed).sentence.toString()
         assertTrue(sentence, sentence.startsWith("The drawing was lost: the system ended the app's engine"))
+        assertTrue("another bundle is no help", !(remote.state.opening as Opening.Failed).isOfBundle)
         assertNull(remote.state.drawing)
         assertTrue(!remote.state.busy && remote.state.picture != null)
         remote.ask(Command.Retry)
