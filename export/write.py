@@ -6,11 +6,13 @@ is not PyTorch's equal; `out` is then left as it was.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from export.bundle import NOT_RUN, BundleWriter, file_entry, new_bundle
@@ -32,6 +34,7 @@ from lorarar.base.untrained import MAX_TOKENS
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout
+from lorarar.lora import LoRA
 from runtime_py.noise import NOISE, NOISE_TEXT
 from runtime_py.scheduler import make_scheduler
 
@@ -58,17 +61,18 @@ def write_unet(
 ) -> Report:
     """Write the bundle of a diffusers UNet. The UNet is used up: its weights are freed once they are written."""
     target, _ = find_offer(options.target, "unet", options.precision, options.soc)
-    if options.fused:
-        fuse(unet, options.fused)
     adapted = None if options.fused else layout
     facts = {
         "options": _decisive(replace(options, fused=None)),
         "adapters": adapted is not None,
         "layout": layout.to_json(options.stack),
         "unet": [fingerprint(unet), digest_configs(unet)],
+        "fused": _digest(options.fused) if options.fused else "",
     }
     with new_bundle(out, target, facts, on_progress) as bundle:
         bundle.require_valid([_sizes(unet, adapted, options)], options, layout)
+        if options.fused:
+            fuse(unet, options.fused)
         _write_unet(bundle, unet, adapted, options)
         return bundle.finish(options, layout)
 
@@ -167,6 +171,15 @@ def _golden_image(bundle: BundleWriter, source: Source, options: PipelineOptions
         entry = {**file_entry(folder, path), **told, "tolerance": allowed.to_json(), "parity": NOT_RUN}
         bundle.work.keep("golden image", entry)
     return entry
+
+
+def _digest(lora: LoRA) -> str:
+    """Return a SHA-256 of a LoRA's layers, their names and factors."""
+    found = hashlib.sha256()
+    for name, layer in sorted(lora.layers.items()):
+        for factor in (layer.down, layer.up):
+            found.update(f"{name}{factor.shape}".encode() + np.ascontiguousarray(factor).tobytes())
+    return found.hexdigest()
 
 
 def _decisive(options: HypernetOptions) -> dict[str, Any]:

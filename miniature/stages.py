@@ -139,14 +139,14 @@ def claim_work(plan: BuildPlan) -> None:
     if not path.is_file() and plan.work.is_dir() and any(item.is_dir() for item in plan.work.iterdir()):
         raise InputError(f"{plan.work} holds other things, or a build without its {PLAN}; give another `work`")
     left_out = {"work", "output", "compiled", "device", "report"}
-    kept = asdict(replace(plan, report=silent)) | {"weights": weights_of(plan.start) if plan.start else []}
+    kept = asdict(replace(plan, report=silent)) | {"weights": digests_of(plan.start) if plan.start else []}
     found = noted(path, {name: value for name, value in kept.items() if name not in left_out})
     if found:
         other = "; ".join(f"{name} {there} there, {here} here" for name, (there, here) in found.items())
         raise InputError(f"{plan.work} holds another build ({other}); give another `work`, or remove it")
 
 
-def weights_of(pipeline: Path) -> list[str]:
+def digests_of(pipeline: Path) -> list[str]:
     """Return the SHA-256 of the files that make a pipeline's images, in their paths' order: weights, configurations."""
     files = [file for part in (*NETWORKS, "scheduler") for file in (pipeline / part).glob("*")]
     return [file_digest(file) for file in sorted(files) if file.suffix in (".safetensors", ".json")]

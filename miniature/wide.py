@@ -11,7 +11,7 @@ from typing import Any
 from lorarar.errors import InputError
 from lorarar.training.dataset import DATASET_FILE
 from miniature.references import write_wide_dataset
-from miniature.stages import BuildPlan, base_of, noted, train_loras, weights_of
+from miniature.stages import BuildPlan, base_of, digests_of, noted, train_loras
 
 NOTE = "wide.json"
 
@@ -35,7 +35,7 @@ def _claim(plan: BuildPlan, base: Path, part: str) -> None:
     about: dict[str, Any] = {
         "part": part,
         "seed": plan.seed,
-        "base": weights_of(base),
+        "base": digests_of(base),
         "loras": {only: asdict(settings) for only, settings in plan.lora_settings().items()},
     }
     note = plan.output / NOTE

@@ -125,8 +125,6 @@ def _check_adapter(folder: Path, name: str, entry: Mapping[str, Any], layout: La
     # A UNet without inputs for LoRAs is the base model alone, or one that a LoRA was fused into.
     if not stated and name == "unet":
         return
-    if stated and "delta" not in entry["tolerance"]:
-        raise InputError(f"{folder}: the {name} takes LoRAs, and nothing bounds what they change; {MEND}")
     if not _states(stated, adapter_inputs(layout.of(name), stack.loras, batch), stack):
         raise InputError(f"{folder}: the {name}'s inputs for LoRAs are not its layout's; {MEND}")
 

@@ -12,7 +12,7 @@
 
 namespace lorarar {
 
-// The least PSNR, the largest error and the first delta of all outputs.
+// The least PSNR, the largest error and the farthest delta of all outputs.
 struct Parity {
   double psnr_db;
   double max_error;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ from lorarar.evaluation.settings import EvaluationSettings, default_evaluation
 from lorarar.evaluation.tables import Table, all_tables, show, write_tables
 from lorarar.files import check_folder
 from lorarar.toolchains import TRAINING, named_if_missing
-from lorarar.training.dataset import DEFAULT_SPLIT, Dataset, read_dataset
+from lorarar.training.dataset import DEFAULT_SPLIT, JOINED, Dataset, read_dataset
 from lorarar.training.launch import check_device
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def parser() -> Parser:
     add(
         "--dtype",
         choices=DTYPES,
-        help="of the UNet and text encoders (default fp32 on a CPU, else fp16, or bf16 to train in)",
+        help="of the UNet and text encoders (default fp32 on a CPU, fp16 elsewhere)",
     )
     told = "draw and judge nothing: write what the methods' coefficients depend on"
     add("--coefficients", action="store_const", const=True, help=told)
@@ -235,26 +234,16 @@ def _open(args: argparse.Namespace, settings: EvaluationSettings, dataset: Datas
         _refuse_trained_on(loaded, dataset, args.split, args.part)
         warn(f"{loaded.source}: {note}" for note in loaded.warnings)
     methods = {name: checkpoints.get(name) for name in [*args.methods, *args.hypernets]}
-    dtype = args.dtype or _dtype(device, args.methods)
+    dtype = args.dtype or ("fp32" if device == "cpu" else "fp16")
     return open_evaluation(
         args.out, args.base, dataset, args.split, args.part, settings, methods, device=device, dtype=dtype
     )
 
 
-def _dtype(device: str, methods: Sequence[str]) -> str:
-    """Return the type to draw in. Methods that train, in the same type, would lose steps to overflows in fp16."""
-    import torch
-
-    trains = any(METHODS[name].optimised or not METHODS[name].loras for name in methods)
-    if trains and device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16"
-    return "fp32" if device == "cpu" else "fp16"
-
-
 def _refuse_trained_on(loaded: LoadedPredictor, dataset: Dataset, split: str, part: str) -> None:
     """Refuse a checkpoint that learned from contents or styles of the part that is evaluated."""
     learned = str(loaded.training.get("split"))
-    if loaded.training.get("dataset") != dataset.name or learned not in dataset.splits:
+    if dataset.name not in str(loaded.training.get("dataset")).split(JOINED) or learned not in dataset.splits:
         return
     trained = {entry.name for role in dataset.part(learned, "train") for entry in role}
     both = [entry.name for role in dataset.part(split, part) for entry in role if entry.name in trained]

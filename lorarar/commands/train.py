@@ -120,10 +120,10 @@ def _settings(args: argparse.Namespace, process: Any) -> HyperSettings:
     defaults = with_fastest_precision(default_hyper_settings(args.base), process)
     if args.steps is not None and args.warmup is None:
         # A short trial keeps its shape: the default's share of the steps. A longer training is that one, continued, as
-        # any is whose rate does not depend on the steps.
-        args.warmup = min(defaults.warmup, max(0, args.steps - 1))
-        if (args.lr_schedule or defaults.lr_schedule) != "constant":
-            args.warmup = defaults.warmup * min(max(0, args.steps), defaults.steps) // defaults.steps
+        # any is that has risen to a constant rate.
+        args.warmup = defaults.warmup * min(max(0, args.steps), defaults.steps) // defaults.steps
+        if (args.lr_schedule or defaults.lr_schedule) == "constant" and args.steps > defaults.warmup:
+            args.warmup = defaults.warmup
     settings = given_settings(args, defaults)
     settings.check_processes(process.num_processes)
     return settings

@@ -155,6 +155,9 @@ def _train_dataset(args: argparse.Namespace) -> int:
     if args.only is not None and not only:
         raise InputError("`only` names nothing; give names, `contents` or `styles`, or leave it out to train all")
     jobs = missing_jobs(dataset, only)
+    resolution = dataset.resolution if args.resolution is None else args.resolution
+    asked = JobSettings(given_settings(args, default_settings(args.base)), args.dtype)
+    warn(otherwise_trained(chosen_jobs(dataset, only), asked, {"base": name_of(args.base), "resolution": resolution}))
     if not jobs:
         print(f"{args.dataset}: every LoRA is there; nothing to train")
         return EXIT_OK
@@ -163,7 +166,6 @@ def _train_dataset(args: argparse.Namespace) -> int:
         raise InputError("`jobs` and a launch of several processes exclude each other; use one of them")
     styles = tuple(args.styles or (training_words(dataset, args.split or DEFAULT_SPLIT) if run.settings.styled else ()))
     settings = JobSettings(run.settings, args.dtype, styles)
-    warn(otherwise_trained(chosen_jobs(dataset, only), settings, name_of(args.base)))
     losses: dict[str, list[float]] = {job.name: [] for job in jobs}
     steps, hidden = run.settings.steps * len(jobs), not run.process.is_main_process
     with run.watch.stage("train"), progress("training", steps, hidden=hidden) as update:

@@ -40,7 +40,6 @@ from lorarar.training.pair_data import choose_pairs
 from lorarar.training.settings import LoraSettings
 
 SCHEDULE = (CONTENT_EARLY, STYLE_LATE)
-KEPT_LORAS = 8  # in memory; one of rank 64 has 372 MB for SDXL
 KEPT_LORAS = 8  # in memory: one of rank 64 has 372 MB for SDXL
 MEAN_PAIRS = 25  # training pairs that `learned-mean` averages over
 

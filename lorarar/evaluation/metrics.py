@@ -157,8 +157,8 @@ def _load(source: str, kind: str, reader: str, device: str) -> tuple[Any, Any]:
                 source, use_safetensors=True, output_loading_info=True
             )
             # Transformers draws at random what a file lacks.
-            lacking = sorted([*told["missing_keys"], *told["mismatched_keys"]], key=str)
-            pooler = [name for name in lacking if str(name).startswith("pooler.")]  # a ViT's, which nothing here uses
+            lacking = [*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])]
+            pooler = [name for name in lacking if name.startswith("pooler.")]  # a ViT's, which nothing here uses
             if len(pooler) < len(lacking):
                 raise InputError(f"the metrics' model {source!r} lacks weights; get the model again")
             for name in pooler:

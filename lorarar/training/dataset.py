@@ -23,6 +23,7 @@ SCHEMA_VERSION = 1
 SPLIT_PARTS = ("train", "validation", "test")
 DEFAULT_SPLIT = "paper"
 MAX_FILE = 16 * 2**20  # bytes; a dataset of a thousand contents needs less than one MiB
+JOINED = " + "  # between the names of datasets that were trained on as one
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def joined(datasets: Sequence[Dataset], split: str) -> Dataset:
         styles |= dataset.styles
     splits = [dataset.split(split) for dataset in datasets]
     whole = Split(_all_parts([each.contents for each in splits]), _all_parts([each.styles for each in splits]))
-    name = " + ".join(dataset.name for dataset in datasets)
+    name = JOINED.join(dataset.name for dataset in datasets)
     return Dataset(first.folder, name, first.resolution, contents, styles, {split: whole})
 
 

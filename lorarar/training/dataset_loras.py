@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -62,17 +62,18 @@ class JobSettings:
         return self.training, StyleWords(job.class_prompt, self.styles)
 
 
-def otherwise_trained(entries: Sequence[Job], settings: JobSettings, base: str) -> list[str]:
-    """Say in a sentence each which LoRA files that are there were trained by other settings, or on another base.
+def otherwise_trained(entries: Sequence[Job], settings: JobSettings, others: Mapping[str, Any]) -> list[str]:
+    """Say in a sentence each which LoRA files were trained by other settings; `others` are more of these.
 
     Files that don't say how they were trained are passed over, and so is the precision, which the machine chooses.
     """
     told = []
     for entry in entries:
-        if not entry.lora.is_file():
+        try:
+            there = open_safetensors(entry.lora).metadata
+        except InputError:  # it is not there, or it is for those to tell who need it
             continue
-        there = open_safetensors(entry.lora).metadata
-        wanted = asdict(settings.of(entry)[0]) | {"base": base}
+        wanted = {**asdict(settings.of(entry)[0]), **others}
         del wanted["mixed_precision"]
         different = [
             f"{name} {there[key]}, not {value}"

@@ -65,6 +65,14 @@ def test_every_public_name_is_there_and_documented() -> None:
         _ = lr.nothing
 
 
+def test_a_merge_has_the_warnings_that_the_command_prints(loras: tuple[lr.LoRA, lr.LoRA]) -> None:
+    stranger = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    larger = replace(loras[0], layers={**loras[0].layers, stranger: next(iter(loras[0].layers.values()))})
+    (warning,) = lr.merge(larger, loras[1], base="miniature", method="direct").warnings
+    assert "1 of its " in warning and "are not in miniature" in warning
+    assert lr.merge(*loras, base="miniature", method="direct").warnings == ()
+
+
 def test_errors_are_value_errors_in_parameter_names(loras: tuple[lr.LoRA, lr.LoRA]) -> None:
     with pytest.raises(ValueError, match="`rank_out` is 0") as error:
         lr.merge(*loras, method="direct", rank_out=0)

@@ -120,7 +120,9 @@ def test_cores_are_pinned_on_request(bundle: Bundle, options: MeasureOptions, cp
     phone = ReplayedPhone(bundle)
     record = measure(phone, bundle, replace(options, cpus=cpus))
     assert record["notes"][0] == note
-    assert f"taskset {mask} {HOME}" in phone.called("lorarar-runner /")[0]
+    called = phone.called("lorarar-runner /")[0]
+    # Its runtime would count all of the phone's cores.
+    assert f"taskset {mask} {HOME}" in called and f"--threads {int(mask, 16).bit_count()}" in called
 
 
 def test_it_cools_down_first_and_says_how_long(

@@ -49,6 +49,14 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     )
 
 
+def test_a_checkpoint_is_not_evaluated_on_what_it_learned_from(tmp_path: Path) -> None:
+    """The shipped one learned from the split of the paper, whose training part has some of this split's test."""
+    given = ["--split", "animals-to-objects", "-o", str(tmp_path / "run"), "--methods"]
+    with pytest.raises(InputError, match=r"was trained on the split 'paper', with 9 of the contents and styles"):
+        main([*given, "learned"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_every_option_reaches_what_it_is_for(opened: Evaluation) -> None:
     bench, sampling = opened.bench, opened.sampler.sampling
     assert (sampling.steps, sampling.guidance, sampling.seed) == (3, 4.0, 11)

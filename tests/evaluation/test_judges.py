@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scripted import ScriptedJudge, install
 from tiny_vlm import save_tiny_vlm
 
@@ -101,7 +102,8 @@ def test_description_says_what_the_answers_depend_on(vlm: VlmJudge) -> None:
     template = vlm.processor.chat_template
     try:
         vlm.processor.chat_template = template + " "
-        assert {name for name, value in vlm.describe().items() if value != described[name]} == {"processor"}
+        other = VlmJudge(vlm.model, vlm.processor, vlm.name)
+        assert {name for name, value in other.describe().items() if value != described[name]} == {"processor"}
     finally:
         vlm.processor.chat_template = template
     assert isinstance(vlm, Judge)
@@ -166,6 +168,15 @@ def test_a_judge_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="the judge 'no/such-judge' can't be loaded") as caught:
         load_judge("no/such-judge")
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    """Transformers draws them at random, so that each load would judge otherwise."""
+    weights = save_tiny_vlm(tmp_path / "vlm") / "model.safetensors"
+    kept = {name: value for name, value in load_file(weights).items() if "layers.1.mlp" not in name}
+    save_file(kept, weights, {"format": "pt"})
+    with pytest.raises(InputError, match=r"vlm lacks weights, such as .*layers\.1\.mlp"):
+        load_judge(str(tmp_path / "vlm"))
 
 
 def test_a_model_without_a_chat_template(tmp_path: Path) -> None:

@@ -143,6 +143,15 @@ def test_other_weights_in_a_folder_of_the_same_name_are_told_apart(folders: tupl
     assert first.describe() != TransformersEmbedder(None, str(weights.parent)).describe()
 
 
+def test_a_model_that_lacks_weights_is_refused(folders: tuple[str, str], tmp_path: Path) -> None:
+    """But for a ViT's pooler, which DINO's kind has not."""
+    weights = Path(shutil.copytree(folders[0], tmp_path / "clip")) / "model.safetensors"
+    kept = {name: value for name, value in load_file(weights).items() if not name.startswith("visual_projection")}
+    save_file(kept, weights, {"format": "pt"})
+    with pytest.raises(InputError, match="clip' lacks weights"):
+        TransformersEmbedder(str(weights.parent), None)
+
+
 def test_another_size_of_images_is_told(folders: tuple[str, str], tmp_path: Path) -> None:
     path = Path(shutil.copytree(folders[1], tmp_path / Path(folders[1]).name)) / "preprocessor_config.json"
     config = json.loads(path.read_text())

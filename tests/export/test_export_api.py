@@ -16,7 +16,7 @@ from tiny_world import random_lora, tiny_hypernet
 
 import export
 from export import targets
-from export.options import HypernetOptions
+from export.options import HypernetOptions, PipelineOptions
 from export.source import chosen_hypernet, chosen_lora
 from export.targets import TARGETS, find_target
 from export.write import write_hypernet
@@ -137,10 +137,10 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-def options(steps: int = 4, guidance: float = 2.0) -> export.PipelineOptions:
+def options(steps: int = 4, guidance: float = 2.0) -> PipelineOptions:
     from export.graph import ImageSize
 
-    return export.PipelineOptions("onnx", "fp32", 4, ImageSize(32, 8, 1), steps, guidance)
+    return PipelineOptions("onnx", "fp32", 4, ImageSize(32, 8, 1), steps, guidance)
 
 
 @pytest.mark.parametrize("what", REFUSALS)

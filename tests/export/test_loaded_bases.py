@@ -45,6 +45,9 @@ def test_a_loaded_base_that_is_no_sdxl_is_refused(shallow_pipeline: Path) -> Non
     untold = UNet2DConditionModel.from_config({**unet.config, "addition_embed_type": None})
     with pytest.raises(InputError, match="its UNet is not told the image's size"):
         export.unet(untold, target="onnx", rank=2)
+    guided = UNet2DConditionModel.from_config({**unet.config, "time_cond_proj_dim": 8})
+    with pytest.raises(InputError, match="its UNet is told the guidance, as LCM's is"):
+        export.unet(guided, target="onnx", rank=2)
     pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
     pipeline.register_modules(text_encoder=None)
     with pytest.raises(InputError, match="not an SDXL pipeline, it has no text_encoder; give a whole one"):

@@ -116,6 +116,7 @@ def test_density_1_is_the_average_exactly() -> None:
 
 @pytest.mark.parametrize("method", ["dare", "dare-ties"])
 def test_masks_depend_on_seed_role_and_name_only(method: str) -> None:
+    torch.set_num_threads(2)
     first = merge_loras(CONTENT, STYLE, LAYOUT, method, MergeOptions(seed=5))
     backwards = [LoRA(dict(reversed(one.layers.items()))) for one in (CONTENT, STYLE)]
     torch.set_num_threads(1)
@@ -209,7 +210,7 @@ def test_a_lora_made_of_nan_or_of_rank_0_is_refused(method: str) -> None:
 
 
 def test_an_error_in_a_layer_leaves_the_threads_as_they_were() -> None:
-    threads = torch.get_num_threads()
+    torch.set_num_threads(threads := 2)
     with pytest.raises(Exception, match="too large for float32"):
         merge_loras(CONTENT, STYLE, LAYOUT, "ties", MergeOptions(content_scale=1e38))
     assert torch.get_num_threads() == threads

@@ -45,7 +45,8 @@ def test_the_lines_of_the_readme(folder: Path, opened: list[str]) -> None:
     session.merge("learned", strengths=(1.0, 0.8))
     image = session.generate("a sks dog in watercolor painting style", seed=3)
     assert (image.size, image.mode) == ((8, 8), "RGB")
-    assert isinstance(session.merged().lora, LoRA)
+    merged = session.merged().lora
+    assert isinstance(merged, LoRA) and merged.metadata["lorarar_architecture"] == "koala"
     assert opened == ["hypernet", "text_encoder", "unet", "vae_decoder"]
 
 

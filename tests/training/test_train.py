@@ -210,6 +210,19 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
         train(world, replace(settings, loss=LossSettings(weight=0.5)), state=state)
 
 
+def test_a_training_ends_where_its_state_does(world: World, tmp_path: Path) -> None:
+    """As when fewer steps are asked for than before: it has its last validation all the same."""
+
+    def stop(row: HistoryRow) -> None:
+        if row.part == "train" and row.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(world, FAST, on_row=stop, state=tmp_path / "state.safetensors", state_every=3)
+    ended = train(world, replace(FAST, steps=3), state=tmp_path / "state.safetensors")
+    assert ended.history == train(world, replace(FAST, steps=3)).history
+
+
 def test_a_training_goes_on_with_the_same_data_and_as_many_steps_or_more(world: World, tmp_path: Path) -> None:
     """A LoRA that was trained again, another base's weights and other images have the names of the old ones."""
     state, inputs = tmp_path / "state.safetensors", world.inputs()

@@ -64,6 +64,12 @@ def test_command_dataset(tiny_pipeline: Path, components: Components, tmp_path: 
     assert made == ["content_3.safetensors", "style_1.safetensors"]
     style = dataset.styles["style_1"]
     assert same(read_lora(style.lora), train_lora(components, [style], SETTINGS))
+    capsys.readouterr()
+    assert main([*common, "--only", "style_1,content_0", "--rank", "1"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "style_1.safetensors was trained with rank 4, not 1; remove it to train it anew" in said
+    assert "content_3" not in said
+    dataset.contents["content_0"].lora.unlink()
     style.lora.write_bytes(b"kept")  # what is there is not trained again
     assert [job.name for job in missing_jobs(dataset)] == [
         *("content_0", "content_1", "content_2"),

@@ -25,6 +25,8 @@ struct RootView: View {
         }
         .onChange(of: phase) {
             self.model.setInView(phase == .active)
+            // Of the apps behind, iOS ends those with the most memory first.
+            if phase == .background, !self.model.isBusy { self.model.freeMemory() }
         }
         .onReceive(NotificationCenter.default.publisher(for: UIApplication.didReceiveMemoryWarningNotification)) { _ in
             self.model.freeMemory()

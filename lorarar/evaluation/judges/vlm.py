@@ -74,8 +74,10 @@ class VlmJudge:
             advice = "check the folder" if Path(source).is_dir() else "give a folder, or a hub id with the network on"
             raise InputError(f"the judge {source!r} can't be loaded ({_first_line(error)}); {advice}") from None
         # Which transformers draws at random.
-        if lacking := sorted([*told["missing_keys"], *told["mismatched_keys"]], key=str):
-            raise InputError(f"the judge {source} lacks weights, such as {lacking[0]}; get the model again")
+        if lacking := sorted([*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])]):
+            raise InputError(
+                f"the judge {source} lacks weights, such as {lacking[0]}; get the model again"
+            )
         if getattr(processor, "chat_template", None) is None:
             raise InputError(f"the judge {source} has no chat template; give an instruction-tuned model")
         return cls(model.eval().requires_grad_(False).to(device), processor, source, batch)

@@ -351,9 +351,7 @@ public final class DemoModel {
     /// the app too, so that what was chosen is kept.
     public func setInView(_ isInView: Bool) {
         gate.set(open: isInView)
-        guard !isInView else { return }
-        if stage == .ready { Remembered(self).write(places) }
-        if !isWorking { freeMemory() }  // of the apps behind, those with the most memory are ended first
+        if !isInView, stage == .ready { Remembered(self).write(places) }
     }
 
     private func start(_ work: @escaping @MainActor @Sendable (DemoModel) async -> Void) {

@@ -2,13 +2,13 @@ import Merger
 
 /// What the screens show of the model's work.
 extension DemoModel {
-    /// Whether there is a bundle to work with.
     /// Whether something runs that a phone's sleep would stop.
     public var isBusy: Bool {
         if case .opening = stage { return true }
         return isWorking || isMerging || isImporting
     }
 
+    /// Whether there is a bundle to work with.
     public enum Stage: Equatable, Sendable {
         case opening(WorkProgress?)
         case ready

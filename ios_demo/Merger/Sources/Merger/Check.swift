@@ -107,9 +107,11 @@ public enum Check {
                 component: name, status: reason == nil ? .passed : .failed, reason: reason, outputs: outputs,
                 tolerance: tolerance, loadSeconds: load, runSeconds: run)
         } catch {
-            let reason = (error as? InputError)?.sentence ?? Sentence("it was stopped")
+            let refusal = error as? InputError
+            let reason = refusal?.sentence ?? Sentence("it was stopped")
             return CheckRow(
-                component: name, status: .notRun, reason: reason, outputs: [], tolerance: tolerance, loadSeconds: 0,
+                component: name, status: refusal?.isOfResult == true ? .failed : .notRun, reason: reason, outputs: [],
+                tolerance: tolerance, loadSeconds: 0,
                 runSeconds: 0)
         }
     }

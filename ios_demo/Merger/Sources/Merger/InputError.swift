@@ -3,9 +3,15 @@ import Foundation
 /// The user's input can't be used: one plain sentence that says what happened, what is valid and what to do.
 public struct InputError: Error, Equatable, Sendable {
     public let sentence: Sentence
+    /// Whether a run's numbers are wrong: then a check fails, and was not just left out.
+    let isOfResult: Bool
 
     public init(_ sentence: Sentence) {
-        self.sentence = sentence
+        self.init(sentence, isOfResult: false)
+    }
+
+    init(_ sentence: Sentence, isOfResult: Bool) {
+        (self.sentence, self.isOfResult) = (sentence, isOfResult)
     }
 }
 

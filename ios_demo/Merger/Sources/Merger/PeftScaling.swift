@@ -10,13 +10,13 @@ struct PeftScaling {
     private static let maxQuantifiers = 2  // more could take minutes to match, and the file is a stranger's
     private static let maxMatches = 2_000_000  // patterns times layers
     private static let matchSeconds = 3.0
-    /// Initialisations that change the base's weights: the saved factors alone are then not the update.
     /// What a LoRA's configuration may ask for besides, which makes another ΔW of the same factors.
     private static let variants: [(key: String, name: String)] = [
         ("kasa_config", "KaSA"), ("use_bdlora", "BD-LoRA"), ("alora_invocation_tokens", "aLoRA"),
         ("arrow_config", "Arrow"),
     ]
     private static let maxPatterns = 10_000  // SDXL has fewer modules
+    /// Initialisations that change the base's weights: the saved factors alone are then not the update.
     private static let changedBase = ["pissa", "olora", "corda", "loftq", "lora_ga"]
 
     private let source: String

@@ -98,7 +98,7 @@ public struct Pipeline {
             try store.bundle.component("unet").isHalf
             ? Sentence("this bundle's precision overflows; export it in fp32")
             : Sentence("use smaller strengths or less guidance")
-        throw InputError("the image is not finite: \(mend)")
+        throw InputError("the image is not finite: \(mend)", isOfResult: true)
     }
 
     private func loop(

@@ -83,6 +83,9 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
                 XCTAssertEqual("\(error)", "the image is not finite: \(mend)")
                 assertTranslatable(error.sentence)
             }
+            // It has run, and must not be told as if it had not.
+            let image = try await engine.check().last
+            XCTAssertEqual(image?.status, .failed, image?.reason?.description ?? "")
         }
     }
 

@@ -124,6 +124,8 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
             ran.found.minOf { it.psnrDb }, ran.found.maxOf { it.maxError }, Parity.farthestDelta(ran.found),
             tolerance, ran.loadSeconds, ran.runSeconds,
         )
+    } catch (error: NotFinite) {
+        CheckRow(name, "", CheckRow.Status.FAILED, error.sentence, null, null, null, tolerance, null, null)
     } catch (error: InputError) {
         CheckRow(name, "", CheckRow.Status.NOT_RUN, error.sentence, null, null, null, tolerance, null, null)
     }

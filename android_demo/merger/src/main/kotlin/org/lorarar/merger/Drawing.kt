@@ -123,11 +123,9 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
     /** Refuses latents or pixels with NaN or ∞. The decoder's own clamp makes a picture of some such latents. */
     private fun requireFinite(values: FloatArray) {
         if (values.all(Float::isFinite)) return
-        throw InputError(
-            "the image is not finite: %s",
-            if (bundle.component("unet").isHalf) Sentence("this bundle's precision overflows; export it in fp32")
-            else Sentence("use smaller strengths or less guidance"),
-        )
+        val mend = if (bundle.component("unet").isHalf) Sentence("this bundle's precision overflows; export it in fp32")
+        else Sentence("use smaller strengths or less guidance")
+        throw NotFinite(Sentence("the image is not finite: %s", mend))
     }
 
     private fun <T> timed(stage: String, work: () -> T): T {

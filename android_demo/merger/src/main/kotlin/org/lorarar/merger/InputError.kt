@@ -1,9 +1,12 @@
 package org.lorarar.merger
 
 /** What was given can't be used: one plain sentence that says what happened, what is valid and what to do. */
-class InputError(val sentence: Sentence) : Exception(sentence.toString()) {
+open class InputError(val sentence: Sentence) : Exception(sentence.toString()) {
     constructor(template: String, vararg values: Any?) : this(Sentence(template, *values))
 }
+
+/** An image with NaN or ∞ in it: the bundle has run, and fails. */
+class NotFinite(sentence: Sentence) : InputError(sentence)
 
 /** What a failure is told as. */
 internal fun said(error: Throwable): Sentence = when (error) {

@@ -147,7 +147,8 @@ class PeftScaling(
 
         /** What Python takes for true: a configuration may say 1. */
         private fun isSet(value: Any?): Boolean =
-            !(value == null || value == false || value == "" || (value is Number && value.toDouble() == 0.0))
+            !(value == null || value == false || value == "" || value == emptyList<Any>() || value == emptyMap<Any, Any>() ||
+                (value is Number && value.toDouble() == 0.0))
 
         private fun number(value: Any?, name: String, source: String, whole: Boolean): Double {
             val number = (value as? Number)?.toDouble()
@@ -166,7 +167,7 @@ class PeftScaling(
             val given = value.asObject()
                 ?: throw InputError("%s: %s must map module names to numbers; correct the configuration", source, name)
             if (given.size > MAX_PATTERNS) {
-                throw InputError("%s: its patterns take too long to match; write them as plain names", source)
+                throw InputError("%s: it has too many patterns to match; write them as plain names", source)
             }
             return given.entries.associate { (text, number) ->
                 compile(text, name, source) to number(number, "$name of '${shorten(text)}'", source, whole)

@@ -33,7 +33,7 @@ class TensorFile private constructor(private val path: File, val tensors: Map<St
             try {
                 folder.mkdirs()
                 val free = folder.usableSpace
-                if (starts.last() > free) throw IOException("${free shr 20} MB are free")
+                if (free in 1 until starts.last()) throw IOException("${free shr 20} MB are free")
                 path = File.createTempFile("tensors", ".bin", folder)
                 RandomAccessFile(path, "rw").use { file ->
                     fill(file, starts.last())

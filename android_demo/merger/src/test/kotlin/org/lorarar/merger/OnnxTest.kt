@@ -152,6 +152,8 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
             LoraRarPipeline(whole, Runtimes(mapOf("onnx" to made)), TestData.scratch).use { pipeline ->
                 val sentence = refusal { pipeline.generate(Request("a dog", 0, 1, 1f)) { _, _, _ -> true } }
                 assertEquals("the image is not finite: use smaller strengths or less guidance", sentence)
+                // It has run, and must not be told as if it had not.
+                assertEquals(CheckRow.Status.FAILED, pipeline.check {}.last().status)
             }
         }
     }
