@@ -163,6 +163,12 @@ def test_a_composed_start_is_of_the_images_of_both_loras(
     assert [request.composed for request in requests] == [None, None, start, start]
 
 
+def test_a_way_to_guide_without_guidance_is_refused(bundle: Path, tmp_path: Path) -> None:
+    given = [str(bundle), "--prompt", "x", "--steps", "1", "--guidance", "1", "--guidance-without-lora"]
+    with pytest.raises(InputError, match=r"guidance.without.lora.* means nothing without guidance"):
+        generate([*given, "-o", str(tmp_path / "image.png")])
+
+
 @pytest.mark.parametrize("given", [SUBJECT[:2], ["--composed-share", "1"], [*SUBJECT, "--subject", "b"]])
 def test_half_a_composed_start_is_refused(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]

@@ -51,6 +51,20 @@ def test_operations_that_nobody_knows_are_told(tmp_path: Path) -> None:
         lint_package(package)
 
 
+def test_a_compressed_weight_is_a_constant_too(tmp_path: Path) -> None:
+    """A product with one is a linear, and a table of tokens may be as long as it was without compression."""
+
+    def stored(rows: int) -> Any:
+        data = np.ones((rows, 32), np.int8)
+        return mb.constexpr_affine_dequantize(quantized_data=data, zero_point=np.int8(0), scale=HALF(1), axis=0)
+
+    product = save(tmp_path / "a.mlpackage", lambda x: mb.matmul(x=x, y=stored(5)), {"x": np.zeros((4, 5), HALF)})
+    assert rules_of(product) == {"linear": 1}
+    given = {"x": np.zeros((4,), np.int32)}
+    table = save(tmp_path / "b.mlpackage", lambda x: mb.gather(x=stored(20_000), indices=x, axis=0), given)
+    assert rules_of(table) == {}
+
+
 def test_products_with_a_factor_turned_and_with_constants(tmp_path: Path) -> None:
     """The inner size is the one that is summed over; a product with a constant is a linear in other words."""
     given = {"x": np.zeros((32, 5), HALF), "y": np.zeros((32, 4), HALF)}
