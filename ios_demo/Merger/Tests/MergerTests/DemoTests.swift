@@ -84,8 +84,8 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
                 assertTranslatable(error.sentence)
             }
             // It has run, and must not be told as if it had not.
-            let image = try await engine.check().last
-            XCTAssertEqual(image?.status, .failed, image?.reason?.description ?? "")
+            let last = try await engine.check().last
+            XCTAssertEqual(last?.status, .failed, last?.reason?.description ?? "")
         }
     }
 
