@@ -54,7 +54,7 @@ class Components:
     @classmethod
     def of(cls, pipeline: Any, base: str, resolution: int | None = None) -> Components:
         """Take an SDXL pipeline's networks as training uses them; `resolution` defaults to the UNet's own."""
-        from diffusers import DDPMScheduler  # which takes a second
+        from diffusers import DDPMScheduler  # not above: it takes a second
 
         return cls(
             base=base,

@@ -83,11 +83,7 @@ def parser() -> Parser:
     add("--clip", metavar="M", help="CLIP for CLIP-I and CLIP-T: a folder or hub id, as openai/clip-vit-base-patch32")
     add("--dino", metavar="M", help="DINO: a folder or hub id, such as facebook/dino-vits16")
     add("--device", metavar="D", help="cpu, cuda or auto (default auto)")
-    add(
-        "--dtype",
-        choices=DTYPES,
-        help="of the UNet and text encoders (default fp32 on a CPU, fp16 elsewhere)",
-    )
+    add("--dtype", choices=DTYPES, help="of the UNet and text encoders (default fp32 on a CPU, fp16 elsewhere)")
     told = "draw and judge nothing: write what the methods' coefficients depend on"
     add("--coefficients", action="store_const", const=True, help=told)
     more = "folders or results.json of runs: tables only; several that differ in their seeds are pooled"

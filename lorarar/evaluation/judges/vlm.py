@@ -75,9 +75,7 @@ class VlmJudge:
             raise InputError(f"the judge {source!r} can't be loaded ({_first_line(error)}); {advice}") from None
         # Which transformers draws at random.
         if lacking := sorted([*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])]):
-            raise InputError(
-                f"the judge {source} lacks weights, such as {lacking[0]}; get the model again"
-            )
+            raise InputError(f"the judge {source} lacks weights, such as {lacking[0]}; get the model again")
         if getattr(processor, "chat_template", None) is None:
             raise InputError(f"the judge {source} has no chat template; give an instruction-tuned model")
         return cls(model.eval().requires_grad_(False).to(device), processor, source, batch)
