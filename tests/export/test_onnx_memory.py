@@ -26,7 +26,7 @@ file = Path(sys.argv[1])
 def spec(name):
     return SimpleNamespace(name=name, dtype=np.dtype(np.float16), shape=(1, 1536))
 tensors = {"inputs": [spec("x0")], "outputs": [spec("x24")]}
-part = SimpleNamespace(name="unet", path=file, entry={"bytes": 10**8}, is_half=True, **tensors)
+part = SimpleNamespace(name="unet", onnx_model=file, entry={"bytes": 10**8}, is_half=True, **tensors)
 session = backend.OnnxRunner(part, 1)
 session.session.run(None, {"x0": np.zeros((1, 1536), np.float16)})
 print(peak_bytes())
