@@ -18,7 +18,16 @@ SOURCES = tuple(module / "src" / "main" / "kotlin" for module in (MERGER, APP))
 HEAD = re.compile(r"\b(?:Sentence|InputError|refuse)\(\s*")
 LITERAL = re.compile(r'"((?:[^"\\$]|\\.)*)"')
 PLUS = re.compile(r"\s*\+\s*(?=\")")
-NOT_LITERAL = ("template", "val ", "error.sentence", "passedOver.reduce", "sentence: Sentence", "sentence)", "Sentence(", "it ")
+NOT_LITERAL = (
+    "template",
+    "val ",
+    "error.sentence",
+    "passedOver.reduce",
+    "sentence: Sentence",
+    "sentence)",
+    "Sentence(",
+    "it ",
+)
 _HEAD = "<!-- What the engine says, by a command: tests/support/android/sentences.py. Translate it in values-… -->"
 
 
