@@ -94,9 +94,8 @@ def measure_component(bundle: Bundle, name: str, options: MeasureOptions) -> dic
     assert runner is not None
     inputs = golden_inputs(component)
     seconds: list[float] = []
-    outputs: dict[str, np.ndarray] = {}
     for _ in range(options.warmup + options.runs):
-        outputs = {}  # freed outside the measured time, before the next run's are made
+        outputs: dict[str, np.ndarray] = {}  # freed outside the measured time, before the next run's are made
         start = time.perf_counter()
         outputs = runner.run(inputs)
         seconds.append(time.perf_counter() - start)
