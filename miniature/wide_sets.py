@@ -9,19 +9,22 @@ from collections.abc import Collection, Iterable, Iterator
 import numpy as np
 
 from miniature.catalogue import Entry, fresh_subject
-from miniature.gallery import is_near, near_gallery, random_style
+from miniature.gallery import WIDE, is_near, near_gallery, random_style
 from miniature.styles import FAMILIES, DrawnStyle
 from miniature.subjects import KINDS
 
 Drawn = tuple[dict[str, Entry], dict[str, DrawnStyle]]
-"""Subjects and styles by name: like those that the base was trained on. Styles are near none of the shipped gallery's.
-Near the wide test's, by the same distance, are three of the validation's and six of the training's; by half of it
-(`WIDE_NEAR`), none.
-"""
+"""Subjects and styles by name. No style is near one of the shipped gallery, of the wide test, or of the other set."""
 
-VALIDATION_SUBJECTS, VALIDATION_STYLES = 10, 8
+VALIDATION_SUBJECTS, VALIDATION_STYLES = 16, 16
 TRAIN_ROUNDS = 2  # subjects of each kind, and styles of each family
 _SEED = 1811
+_STYLE_SEEDS = {"rendering": 46, "ink_wash": 365, "stained_glass": 270, "woodcut": 67, "chalk": 157, "smoke": 379}
+_STYLE_SEEDS |= {"wood": 306, "flat_cartoon": 74, "sticker": 234, "embroidery": 12, "mosaic": 267, "blueprint": 270}
+_STYLE_SEEDS |= {"neon": 41, "pastel": 268, "pointillism": 389, "line": 22}
+"""Of the validation's styles, which are found as the wide test's are, so that they are as hard: of each family the one
+of 400 that is farthest from all that the shipped base was trained on, and near none that is held out.
+"""
 
 
 def wide_validation() -> Drawn:
@@ -29,15 +32,15 @@ def wide_validation() -> Drawn:
     rng = np.random.default_rng((_SEED, 1))
     kinds, families = _shuffled(rng, KINDS)[:VALIDATION_SUBJECTS], _shuffled(rng, FAMILIES)[:VALIDATION_STYLES]
     subjects = {f"{kind}_v1": _subject(rng, kind, "validation") for kind in kinds}
-    return subjects, {f"{family}_v1": _style(rng, family) for family in families}
+    return subjects, {f"{family}_v2": _validation_style(family) for family in families}
 
 
 def wide_training() -> Drawn:
-    """Draw two subjects of each kind, and two styles of each family, no style near the wide validation's."""
+    """Draw two subjects of each kind, and two styles of each family, no style near the wide validation's or test's."""
     subject_rng, style_rng = (np.random.default_rng((_SEED, stream)) for stream in (2, 3))
     kinds, families = enumerate(_rounds(subject_rng, KINDS)), enumerate(_rounds(style_rng, FAMILIES))
     subjects = {f"{kind}_t{number}": _subject(subject_rng, kind, "train") for number, kind in kinds}
-    held = wide_validation()[1].values()
+    held = [*wide_validation()[1].values(), *WIDE.values()]
     return subjects, {f"{family}_t{number}": _style(style_rng, family, held) for number, family in families}
 
 
@@ -58,7 +61,12 @@ def _subject(rng: np.random.Generator, kind: str, part: str) -> Entry:
     return Entry(subject, part)
 
 
-def _style(rng: np.random.Generator, family: str, held: Collection[DrawnStyle] = ()) -> DrawnStyle:
+def _validation_style(family: str) -> DrawnStyle:
+    place = list(FAMILIES).index(family)
+    return random_style(np.random.default_rng((7, 3, place, _STYLE_SEEDS[family])), family)
+
+
+def _style(rng: np.random.Generator, family: str, held: Collection[DrawnStyle]) -> DrawnStyle:
     while near_gallery(style := random_style(rng, family)) or any(is_near(style, other) for other in held):
         pass
     return style

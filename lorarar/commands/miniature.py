@@ -88,7 +88,7 @@ def _add_wide(made: argparse.ArgumentParser) -> None:
     add = made.add_argument
     base = "the pipeline that the LoRAs are for (default: the shipped)"
     add("--base", type=Path, default=MINIATURE_FOLDER, metavar="DIR", help=base)
-    part = "the test's 24 subjects and 24 styles, 10 and 8 others for every choice, or 36 and 52 others to train on"
+    part = "the test's 24 subjects and 24 styles, 16 and 16 others for every choice, or 36 and 52 others to train on"
     add("--part", choices=("test", "validation", "train"), default="test", help=f"{part} (default test)")
     out = "the dataset, for  lorarar evaluate --dataset  or  lorarar train --more  (default build/wide)"
     add("-o", "--out", type=Path, default=Path("build/wide"), metavar="DIR", help=out)

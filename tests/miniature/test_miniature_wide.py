@@ -54,7 +54,7 @@ def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("part", "drawn", "sizes", "alike"),
-    [("validation", wide_validation, (10, 8), 1), ("train", wide_training, (2 * len(KINDS), 2 * len(FAMILIES)), 2)],
+    [("validation", wide_validation, (16, 16), 1), ("train", wide_training, (2 * len(KINDS), 2 * len(FAMILIES)), 2)],
 )
 def test_what_is_chosen_and_trained_on_is_near_nothing_that_is_held_out(
     part: str,
@@ -88,6 +88,8 @@ def test_no_subject_or_style_is_in_two_of_the_sets() -> None:
     assert sum(map(len, names)) == len(set.union(*names))
     trained, held = (drawn()[1].values() for drawn in (wide_training, wide_validation))
     assert not any(gallery.is_near(style, other) for style in trained for other in held)
+    held_out = [*gallery.GALLERY.values(), *gallery.WIDE.values()]
+    assert not any(gallery.is_near(style, other) for style in [*trained, *held] for other in held_out)
     looks = [entry.subject for drawn in (wide_training, wide_validation) for entry in drawn()[0].values()]
     assert len({repr(subject) for subject in looks}) == len(looks)
 
