@@ -87,8 +87,9 @@ public final class DemoModel {
         try? await merging?.value  // of the bundle before
         let folders = places.bundles
         let named = folders.filter { $0.lastPathComponent == name }
+        let tried = named.isEmpty ? folders : named
         do {
-            let folder = try await openFirst(of: named.isEmpty ? folders : named)
+            let folder = try await openFirst(of: tried)
             await engine.sweep(keeping: folders)
             self.folder = folder
             (merged, mergedFiles, carried, others, loadTimes) = (nil, nil, [], [], [])
@@ -103,9 +104,13 @@ public final class DemoModel {
             }
             stage = .ready
             startMerge()
-        } catch {
-            stage = .failed(Self.sentence(error))
-        }
+        } catch { tell(error, of: tried) }
+    }
+
+    /// Tells what went wrong with bundles, and goes on with the one that was open, unless it is among them.
+    private func tell(_ error: any Error, of tried: [URL]) {
+        guard let folder, !tried.contains(folder) else { return stage = .failed(Self.sentence(error)) }
+        (stage, failure) = (.ready, Self.sentence(error))
     }
 
     /// Copies a bundle that the user picked into the app, and opens it. The caller has the right to read it.
@@ -114,9 +119,7 @@ public final class DemoModel {
         do {
             let place = try await Task.detached { [places] in try places.takeBundle(picked) }.value
             await open(place.lastPathComponent)
-        } catch {
-            stage = .failed(Self.sentence(error))
-        }
+        } catch { tell(error, of: []) }
     }
 
     /// The first of these bundles that can be opened: Core AI's comes before Core ML's, and needs a newer system.

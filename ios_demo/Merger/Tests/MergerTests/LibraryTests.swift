@@ -242,6 +242,33 @@ final class LibraryTests: XCTestCase, @unchecked Sendable {
     }
 
     @MainActor
+    func testAPickedBundleThatCanNotBeOpenedLeavesTheOneThatIsOpen() async throws {
+        _ = try app.bundle()
+        try app.samples()
+        let model = app.model()
+        await model.start()
+        let damaged = app.root.appendingPathComponent("damaged")
+        try FileManager.default.createDirectory(at: damaged, withIntermediateDirectories: true)
+        await model.addBundle(damaged)  // it has no manifest: nothing is copied
+        XCTAssertEqual(model.stage, .ready)
+        XCTAssertTrue("\(model.failure!)".contains("damaged is not a bundle"), "\(model.failure!)")
+        try Data("{".utf8).write(to: damaged.appendingPathComponent("manifest.json"))
+        await model.addBundle(damaged)
+        XCTAssertEqual([model.stage == .ready ? "" : "failed", model.bundleName], ["", "coreml"])
+        XCTAssertTrue("\(model.failure!)".contains("manifest.json"), "\(model.failure!)")
+        model.failure = nil
+        await model.merge()  // by the engine, which still has the first one
+        XCTAssertNil(model.failure)
+        XCTAssertNotNil(model.merged)
+        // Under the open one's name it takes its place on the disk, so that there is nothing to go back to.
+        let good = try StandInBundle(app.root.appendingPathComponent("good/damaged"), dtype: .float32).folder
+        await model.addBundle(good)
+        XCTAssertEqual(model.bundleName, "damaged")
+        await model.addBundle(damaged)
+        guard case .failed = model.stage else { return XCTFail("\(model.stage)") }
+    }
+
+    @MainActor
     func testWordsFollowWhatIsPickedUntilTheyAreEdited() async throws {
         _ = try app.bundle()
         try app.samples()
