@@ -291,8 +291,9 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
             XCTAssertEqual(model.stage, .ready)
             XCTAssertEqual([model.bundleNames, [model.bundleName]], [["coreai", "coreml"], ["coreml"]])
             await model.open("coreai")
-            guard case .failed(let sentence) = model.stage else { return XCTFail("\(model.stage)") }
+            let sentence = try XCTUnwrap(model.failure)
             XCTAssertEqual(sentence.description.contains("needs iOS 27"), fault is InputError, sentence.description)
+            XCTAssertEqual([model.stage == .ready ? "" : "failed", model.bundleName], ["", "coreml"])
         }
     }
 }
