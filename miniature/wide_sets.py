@@ -22,8 +22,8 @@ _SEED = 1811
 _STYLE_SEEDS = {"rendering": 46, "ink_wash": 365, "stained_glass": 270, "woodcut": 67, "chalk": 157, "smoke": 379}
 _STYLE_SEEDS |= {"wood": 306, "flat_cartoon": 74, "sticker": 234, "embroidery": 12, "mosaic": 267, "blueprint": 270}
 _STYLE_SEEDS |= {"neon": 41, "pastel": 268, "pointillism": 389, "line": 22}
-"""Of the validation's styles, which are found as the wide test's are, so that they are as hard: of each family the one
-of 400 that is farthest from all that the shipped base was trained on, and near none that is held out.
+"""Of the validation's styles, which are found as the wide test's are: of each family the one of 400 that is farthest
+from all that the shipped base was trained on, and near none that is held out.
 """
 
 
