@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _RULES_TEXT = """
 which layers are merged how:
   a layer that only one LoRA has is carried exactly, times that LoRA's scale (--rank-out leaves it alone);
-  a layer that both have is merged by the method; learned is made for the base's to_q and to_out.0 (or the kinds that
-  its checkpoint learned), and merges every other layer (to_k, to_v, feed-forward, projections, convolutions, text
-  encoders) by --rule, exactly. ziplora needs LoRAs of the attention linears alone.
+  a layer that both have is merged by the method; learned has coefficients for the kinds of layer that its checkpoint
+  learned (the paper: to_q and to_out.0), and merges every other layer (feed-forward, projections, convolutions, text
+  encoders, …) by --rule, exactly. ziplora needs LoRAs of the attention linears alone.
   dare, ties and dare-ties act on ΔW = up @ down, and their result has full rank: it is cut to rank r_c + r_s (or
   --rank-out), and the error is reported. Every other method gives a LoRA of at most that rank that is the merge
   exactly, unless --rank-out cuts it.

@@ -1,9 +1,9 @@
 """Merge a content and a style LoRA into one LoRA, by any of METHODS. Importing this needs numpy only.
 
 A layer that only one LoRA has is carried exactly, times that LoRA's scale. A layer that both have is merged by the
-method, but for `learned`, which is made for the base's to_q and to_out.0 (or the kinds of its checkpoint): the other
-layers (to_k, to_v, feed-forward, projections, convolutions, text encoders) follow the k/v rule, exactly. Every method
-is defined on ΔW = up @ down, not on the two factors (`ssr` up to its ridge).
+method, but for `learned`, which has coefficients for the kinds of layer that its checkpoint learned (the paper: to_q
+and to_out.0): all others (feed-forward, projections, convolutions, text encoders, …) follow the k/v rule, exactly.
+Every method is defined on ΔW = up @ down, not on the two factors (`ssr` up to its ridge).
 """
 
 from __future__ import annotations
