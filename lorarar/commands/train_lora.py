@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, name_of
@@ -156,7 +157,9 @@ def _train_dataset(args: argparse.Namespace) -> int:
         raise InputError("`only` names nothing; give names, `contents` or `styles`, or leave it out to train all")
     jobs = missing_jobs(dataset, only)
     resolution = dataset.resolution if args.resolution is None else args.resolution
-    asked = JobSettings(given_settings(args, default_settings(args.base)), args.dtype)
+    training = given_settings(args, default_settings(args.base))
+    styles = tuple(args.styles or (training_words(dataset, args.split or DEFAULT_SPLIT) if training.styled else ()))
+    asked = JobSettings(training, args.dtype, styles)
     warn(otherwise_trained(chosen_jobs(dataset, only), asked, {"base": name_of(args.base), "resolution": resolution}))
     if not jobs:
         print(f"{args.dataset}: every LoRA is there; nothing to train")
@@ -164,8 +167,7 @@ def _train_dataset(args: argparse.Namespace) -> int:
     run = _Run(args, dataset.resolution)
     if (args.jobs or 1) > 1 and run.process.num_processes > 1:
         raise InputError("`jobs` and a launch of several processes exclude each other; use one of them")
-    styles = tuple(args.styles or (training_words(dataset, args.split or DEFAULT_SPLIT) if run.settings.styled else ()))
-    settings = JobSettings(run.settings, args.dtype, styles)
+    settings = replace(asked, training=run.settings)
     losses: dict[str, list[float]] = {job.name: [] for job in jobs}
     steps, hidden = run.settings.steps * len(jobs), not run.process.is_main_process
     with run.watch.stage("train"), progress("training", steps, hidden=hidden) as update:

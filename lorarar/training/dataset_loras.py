@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from lorarar.errors import InputError
@@ -63,17 +64,18 @@ class JobSettings:
 
 
 def otherwise_trained(entries: Sequence[Job], settings: JobSettings, others: Mapping[str, Any]) -> list[str]:
-    """Say in a sentence each which LoRA files were trained by other settings; `others` are more of these.
+    """Say which LoRA files were trained by other settings, a sentence for each difference; `others` are more settings.
 
     Files that don't say how they were trained are passed over, and so is the precision, which the machine chooses.
     """
-    told = []
+    found: dict[str, list[Path]] = {}
     for entry in entries:
         try:
             there = open_safetensors(entry.lora).metadata
         except InputError:  # it is not there, or it is for those to tell who need it
             continue
-        wanted = {**asdict(settings.of(entry)[0]), **others}
+        training, words = settings.of(entry)
+        wanted = {**asdict(training), **others, **({} if words is None else {"style_words": words})}
         del wanted["mixed_precision"]
         different = [
             f"{name} {there[key]}, not {value}"
@@ -81,8 +83,13 @@ def otherwise_trained(entries: Sequence[Job], settings: JobSettings, others: Map
             if there.get(key := f"lorarar_{name}", str(value)) != str(value)
         ]
         if different:
-            told.append(f"{entry.lora} was trained with {', '.join(different)}; remove it to train it anew")
-    return told
+            found.setdefault(", ".join(different), []).append(entry.lora)
+    return [
+        f"{files[0]} was trained with {text}; remove it to train it anew"
+        if len(files) == 1
+        else f"{files[0]} and {len(files) - 1} more were trained with {text}; remove them to train them anew"
+        for text, files in found.items()
+    ]
 
 
 def training_words(dataset: Dataset, split: str) -> tuple[str, ...]:

@@ -205,6 +205,6 @@ def _metadata(
         "lorarar_prompt": " | ".join(concept.prompt for concept in concepts),
         "lorarar_images": " | ".join(str(len(concept.images)) for concept in concepts),
         "lorarar_resolution": str(components.resolution),
-        **({} if words is None else {"lorarar_style_words": " | ".join((words.subject_class, *words.styles))}),
+        **({} if words is None else {"lorarar_style_words": str(words)}),
         **{f"lorarar_{name}": str(value) for name, value in asdict(settings).items()},
     }

@@ -25,3 +25,7 @@ class StyleWords:
             raise InputError(
                 "`styled` needs a `subject_class` and `styles`, such as 'a dog' and 'watercolor painting'; give both"
             )
+
+    def __str__(self) -> str:
+        """Return the words as a LoRA's header has them."""
+        return " | ".join((self.subject_class, *self.styles))

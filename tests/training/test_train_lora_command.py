@@ -69,6 +69,10 @@ def test_command_dataset(tiny_pipeline: Path, components: Components, tmp_path: 
     said = " ".join(capsys.readouterr().err.split())
     assert "style_1.safetensors was trained with rank 4, not 1; remove it to train it anew" in said
     assert "content_3" not in said
+    assert main([*common, "--only", "style_1,content_0,content_3", "--seed", "1"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "content_3.safetensors and 1 more were trained with seed 0, not 1; remove them" in said
+    assert "content_0.safetensors was trained with" in said and "rank 1, not 4" in said
     dataset.contents["content_0"].lora.unlink()
     style.lora.write_bytes(b"kept")  # what is there is not trained again
     assert [job.name for job in missing_jobs(dataset)] == [

@@ -138,7 +138,9 @@ def test_words_and_their_share_belong_together(components: Components, images: t
             StyleWords(*blank)
 
 
-def test_the_command(tiny_pipeline: Path, components: Components, images: tuple[Path, ...], tmp_path: Path) -> None:
+def test_the_command(
+    tiny_pipeline: Path, components: Components, images: tuple[Path, ...], tmp_path: Path, capsys: Any
+) -> None:
     """One LoRA, and a dataset's: subjects under the words of its training styles, and styles as ever."""
     fast = ["--rank", "4", "--steps", "6", "--learning-rate", "1e-3", "--batch-size", "2", "--styled", "0.5"]
     base = ["--base", str(tiny_pipeline), *fast]
@@ -160,3 +162,14 @@ def test_the_command(tiny_pipeline: Path, components: Components, images: tuple[
     words = StyleWords(f"a {content.class_name}", tuple(each.description for each in known))
     assert same(read_lora(content.lora), train_lora(components, [content], STYLED, words=words))
     assert same(read_lora(style.lora), train_lora(components, [style], SETTINGS))
+    capsys.readouterr()
+    assert main([*base, *only, "--split", "mine"]) == 0
+    again = capsys.readouterr()
+    assert ("every LoRA is there; nothing to train" in again.out, again.err) == (True, "")
+    content.lora.unlink()
+    assert main([*base, *only, "--split", "mine"]) == 0
+    assert same(read_lora(content.lora), train_lora(components, [content], STYLED, words=words))
+    assert main([*base, *only, "--styles", "oil painting"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"content_0.safetensors was trained with style_words {words}, not a {content.class_name} | oil" in said
+    assert "style_0" not in said
