@@ -51,7 +51,7 @@ def attached(unet: nn.Module, factors: Mapping[str, Factors]) -> Iterator[None]:
     Raises InputError for a name that is no linear of the UNet, a shape that is not the layer's, or parts that don't
     divide a batch.
     """
-    linears = _modules(unet, factors, nn.Linear)
+    linears = _modules(unet, factors, nn.Linear, "the LoRA")
     for name, linear in linears.items():
         down, up = factors[name].down, factors[name].up
         if (up.shape[1], down.shape[2]) != (linear.out_features, linear.in_features) or len(up) != len(down):
@@ -71,7 +71,7 @@ def fused(unet: nn.Module, lora: LoRA) -> Iterator[None]:
     The sum is taken in fp32 or better and rounded once to the weights' dtype. Linear and convolution layers. Raises
     InputError for a layer that is not in the UNet or has another shape; the UNet is then as it was.
     """
-    modules = _fitting(unet, lora)
+    modules = fitting_modules(unet, lora)
     old: dict[str, Tensor] = {}
     try:
         for name, module in modules.items():
@@ -85,7 +85,7 @@ def fused(unet: nn.Module, lora: LoRA) -> Iterator[None]:
 
 def fuse(unet: nn.Module, lora: LoRA) -> None:
     """Add a LoRA's ΔW into the weights for good, as `fused` does for a while. No old weight is kept."""
-    for name, module in _fitting(unet, lora).items():
+    for name, module in fitting_modules(unet, lora).items():
         _fuse(module, lora.layers[name])
 
 
@@ -95,26 +95,29 @@ def _fuse(module: Any, layer: LoraLayer) -> None:
     weight.data.copy_(delta + weight.detach().to(torch.promote_types(weight.dtype, torch.float32)))
 
 
-def _fitting(unet: nn.Module, lora: LoRA) -> dict[str, Any]:
-    """Return the modules that a LoRA's layers belong to; InputError for one of another shape."""
-    modules = _modules(unet, lora.layers, nn.Module)
+def fitting_modules(unet: nn.Module, lora: LoRA, kind: type[nn.Module] = nn.Module) -> dict[str, Any]:
+    """Return by name the UNet's modules, of a kind, that a LoRA's layers belong to.
+
+    Raises InputError for layers that are no such modules, such as a text encoder's, and for one of another shape.
+    """
+    modules = _modules(unet, lora.layers, kind, lora.source)
     for name, module in modules.items():
         weight, want = getattr(module, "weight", None), lora.layers[name].weight_shape
         if weight is None or tuple(weight.shape) != want:
             have = None if weight is None else tuple(weight.shape)
-            raise InputError(f"{name}: the LoRA is for a weight of shape {want}, this UNet's is {have}")
+            raise InputError(f"{lora.source}: {name} is for a weight of shape {want}, this UNet's is {have}")
     return modules
 
 
-def _modules(unet: nn.Module, names: Mapping[str, Any], kind: type[nn.Module]) -> dict[str, Any]:
+def _modules(unet: nn.Module, names: Mapping[str, Any], kind: type[nn.Module], source: str) -> dict[str, Any]:
     """Return the UNet's modules of a kind by full name. InputError for names that are none."""
     modules = {UNET + name: module for name, module in unet.named_modules() if isinstance(module, kind)}
     strangers = [name for name in names if name not in modules]
     if strangers:
         what = "linears" if kind is nn.Linear else "layers"
         raise InputError(
-            f"{len(strangers)} of the LoRA's {len(names)} layers are no {what} of this UNet ({first_of(strangers)}); "
-            "give a LoRA that was made for this base, without text encoder layers"
+            f"{source}: {len(strangers)} of its {len(names)} layers are no {what} of this UNet "
+            f"({first_of(strangers)}); give a LoRA that was made for this base, without text encoder layers"
         )
     return {name: modules[name] for name in names}
 

@@ -28,6 +28,7 @@ class MethodEntry:
     unguided: bool = False  # keeps LoRAs out of guidance's unconditional pass
     guided: bool = False  # puts its LoRAs on guidance's two passes apart
     merged: bool = True  # makes one LoRA, that any sampling can have
+    attached: bool = False  # its LoRAs are put beside linears, in each step, and have no other layers
     optimised: bool = False  # has coefficients without a checkpoint
 
     @property
@@ -55,6 +56,7 @@ METHODS: dict[str, MethodEntry] = {
         "no merge: both LoRAs' own predictions at each step, 4 passes",
         unguided=True,
         merged=False,
+        attached=True,
     ),
     "composite": MethodEntry(
         "LoRA Composite",
@@ -62,9 +64,14 @@ METHODS: dict[str, MethodEntry] = {
         "no merge: the mean of both LoRAs' answers, 4 passes",
         guided=True,
         merged=False,
+        attached=True,
     ),
     "switch": MethodEntry(
-        "LoRA Switch", RIVAL, "no merge: the two LoRAs take turns, a twentieth of the steps each", merged=False
+        "LoRA Switch",
+        RIVAL,
+        "no merge: the two LoRAs take turns, a twentieth of the steps each",
+        merged=False,
+        attached=True,
     ),
     "joint": MethodEntry("Joint training", RIVAL, "one LoRA trained on both (minutes a pair)", loras=False),
     "direct": MethodEntry("Direct merge", RIVAL, "the average; also LoRA.rar with q/out off and k/v averaged"),
@@ -79,7 +86,11 @@ METHODS: dict[str, MethodEntry] = {
     "ssr-text": MethodEntry("SSR-Merge, text alone", RIVAL, "the router in cross-attention's k/v, the others averaged"),
     "block-router": MethodEntry("Block router", RIVAL, "CRAFT-LoRA's blocks: the content in some, the style in others"),
     "schedule": MethodEntry(
-        "Sum, content early", RIVAL, "the content up to 70 % of the steps, the style from 30 %", merged=False
+        "Sum, content early",
+        RIVAL,
+        "the content up to 70 % of the steps, the style from 30 %",
+        merged=False,
+        attached=True,
     ),
     "craft": MethodEntry(
         "CRAFT-LoRA, untrained part",
@@ -87,6 +98,7 @@ METHODS: dict[str, MethodEntry] = {
         "block router, content early, the unconditional pass without LoRA",
         unguided=True,
         merged=False,
+        attached=True,
     ),
     "k-lora": MethodEntry(
         "K-LoRA", RIVAL, "one of the two LoRAs a layer and step, by the largest entries", merged=False
@@ -121,6 +133,11 @@ DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "ziplora", "l
 def sampling_of(name: str) -> str:
     """Return how a method draws its merge: a key of SAMPLINGS, or nothing for the usual way and for no merge."""
     return next((sampling for sampling in SAMPLINGS if name.endswith(sampling)), "")
+
+
+def is_attached(name: str) -> bool:
+    """Tell whether a method, or an ablation, puts its LoRAs beside linears in each step."""
+    return bool(sampling_of(name)) or (name in METHODS and METHODS[name].attached)
 
 
 def parse_methods(text: str) -> tuple[str, ...]:

@@ -10,7 +10,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from lorarar import __version__
+from lorarar.base.attach import fitting_modules
 from lorarar.base.components import pipeline_identity
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
@@ -18,7 +21,7 @@ from lorarar.evaluation.cost import measured
 from lorarar.evaluation.generate import PairFolder, Sampler, Sampling, digest_of, image_seeds
 from lorarar.evaluation.judges import Judge
 from lorarar.evaluation.judging import Swap, judge_kept, next_entry
-from lorarar.evaluation.method_names import METHODS, method_info, sampling_of
+from lorarar.evaluation.method_names import METHODS, is_attached, method_info, sampling_of
 from lorarar.evaluation.methods import Evaluated, Workbench, prepare, sampled_pairs
 from lorarar.evaluation.metrics import Embedder
 from lorarar.evaluation.results import ImageRecord, MergeFacts, PairRecord, Results
@@ -130,10 +133,17 @@ def open_evaluation(
         raise InputError(f"`dtype` is fp16, in which a CPU can't train {trained[0]}; give bf16 or fp32")
     pairs = sampled_pairs(dataset, split, part)
     if any(method.needs_loras for method in prepared):
-        opened = cache(open_lora)
-        for content, style in pairs:
-            align(opened(content.lora), opened(style.lora), layout)  # refuses LoRAs of another base
+        _check_loras(pairs, bench, any(is_attached(method.name) for method in prepared))
     return Evaluation(folder, bench, sampler, prepared, part, pairs, settings.images)
+
+
+def _check_loras(pairs: Sequence[tuple[Content, Style]], bench: Workbench, attached: bool) -> None:
+    """Refuse LoRAs of another base, and those with layers that the methods can't draw with; InputError."""
+    opened, unet = cache(open_lora), bench.components.unet
+    for content, style in pairs:
+        align(opened(content.lora), opened(style.lora), bench.layout)
+    for file in {entry.lora for pair in pairs for entry in pair}:
+        fitting_modules(unet, opened(file), nn.Linear if attached else nn.Module)
 
 
 def missing_images(evaluation: Evaluation) -> int:

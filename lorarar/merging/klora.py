@@ -19,13 +19,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from lorarar.errors import InputError
-from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
 
 if TYPE_CHECKING:
@@ -91,16 +90,13 @@ class KLoRA:
         """Give the UNet the layers of each step; the weights are exactly the old ones afterwards.
 
         Call what is yielded before every step. Layers that only one LoRA has are on at all steps. Raises InputError
-        for a layer that the UNet does not have.
+        for layers that the UNet does not have, or has in another shape.
         """
         import torch
 
-        found = {UNET + name: module for name, module in unet.named_modules()}
-        names = dict.fromkeys([*self.content.layers, *self.style.layers])
-        unknown = [name for name in names if name not in found]
-        if unknown:
-            raise InputError(f"{unknown[0]} is not a layer of this UNet; the LoRA is for another base or for more")
-        modules: dict[str, Any] = {name: found[name] for name in names}
+        from lorarar.base.attach import fitting_modules
+
+        modules = fitting_modules(unet, self.content) | fitting_modules(unet, self.style)
         old = {name: module.weight.detach().clone() for name, module in modules.items()}
         on: dict[str, LoraLayer] = {}
 

@@ -185,7 +185,7 @@ def test_layers_that_don_t_fit_are_refused(unet: Any, layout: Layout) -> None:
     name, layer = next(iter(lora.layers.items()))
     before = weights(unet)
     stranger = LoRA({**lora.layers, "text_encoder.text_model.encoder.layers.0.self_attn.q_proj": layer})
-    says = r"1 of the LoRA's 73 layers are no (linears|layers) of this UNet \(text_encoder\.text_model"
+    says = r"1 of its 73 layers are no (linears|layers) of this UNet \(text_encoder\.text_model"
     wide = LoRA({name: LoraLayer(np.zeros((2, 99), np.float32), layer.up)})
     for put in (lambda one: attached(unet, factors_of(one)), lambda one: fused(unet, one)):
         with pytest.raises(InputError, match=says), put(stranger):

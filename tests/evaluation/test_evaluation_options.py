@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_pipeline import save_tiny_evaluation
 
@@ -19,6 +21,7 @@ from lorarar.errors import InputError
 from lorarar.evaluation import methods
 from lorarar.evaluation.run import Evaluation, open_evaluation
 from lorarar.evaluation.settings import EvaluationSettings
+from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
 from lorarar.training.dataset import merged_prompt, read_dataset
 
 FILES = {
@@ -137,6 +140,31 @@ def test_loras_of_another_base_are_refused_before_any_work(tmp_path: Path) -> No
     given = ["--base", str(tmp_path / "base"), "--dataset", str(tmp_path / "data"), "--judge", "miniature"]
     with pytest.raises(InputError, match="made for another base model"):
         main([*given, "--methods", "joint,direct", "-o", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("layer", "method", "says"),
+    [
+        ("text_encoder.text_model.encoder.layers.0.self_attn.q_proj", "direct", "1 of its .* are no layers of this"),
+        ("unet.conv_in", "learned-acfg", "1 of its .* are no linears of this"),
+        ("unet.conv_in", "composed", "1 of its .* are no linears of this"),
+    ],
+)
+def test_layers_that_a_method_can_t_draw_with_are_refused_before_any_work(
+    layer: str, method: str, says: str, tmp_path: Path
+) -> None:
+    """A text encoder's, and a convolution's where LoRAs are put beside linears: some methods draw with one."""
+    save_tiny_evaluation(tmp_path, ("contents",), ("hypernet",))
+    file = read_dataset(tmp_path / "data").part("paper", "test")[0][-1].lora
+    lora = read_lora(file)
+    wide, out = ((4, 3, 3), 16) if layer == "unet.conv_in" else ((32,), 32)
+    made = LoraLayer(np.ones((1, *wide), np.float32), np.ones((out, 1), np.float32))
+    write_lora(LoRA({**lora.layers, layer: made}), file)
+    given = ["--base", str(tmp_path / "base"), "--dataset", str(tmp_path / "data"), "--judge", "miniature"]
+    given += ["--hypernet", str(tmp_path / "hypernet.safetensors")] if method.startswith("learned") else []
+    with pytest.raises(InputError, match=re.escape(file.name) + ": " + says):
+        main([*given, "--methods", f"joint,{method}", "-o", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
 
 
