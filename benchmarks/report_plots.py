@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lorarar.figures import PLAIN
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -20,10 +22,10 @@ Rows = Sequence[tuple[str, Record]]
 COLOURS = {"measured": "#0071bc", "emulated": "#b35806", "estimated": "#7b3294"}
 ROW_INCHES = 0.42
 STYLE: dict[Any, Any] = {
+    **PLAIN,
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "text.parse_math": False,  # names come from devices
     "svg.hashsalt": "lorarar",  # same records, same bytes
 }
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.files import atomic_file
+from lorarar.figures import png_figure
 from lorarar.layout import UNET, Layout
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = {"content": "#c1272d", "style": "#0071bc"}  # told apart by colour-blind readers too
-SYMBOLS = {"content": "$m_c$", "style": "$m_s$"}
+SYMBOLS = {"content": "m_c", "style": "m_s"}
 
 
 def plot_coefficients(layout: Layout, coefficients: Mapping[str, np.ndarray], path: Path) -> None:
@@ -25,12 +25,8 @@ def plot_coefficients(layout: Layout, coefficients: Mapping[str, np.ndarray], pa
     The left panel shows the median and the 5th to 95th percentile of each layer's columns, the right one all columns.
     Raises InputError when no learned layer is among them.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     names = modules_to_plot(layout, coefficients)
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(12, 4.2), dpi=150, layout="constrained")
+    with png_figure(path, 12, 4.2) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(5, 1), sharey=True)
         layer = np.arange(len(names))
         for index, role in enumerate(("content", "style")):
@@ -48,8 +44,6 @@ def plot_coefficients(layout: Layout, coefficients: Mapping[str, np.ndarray], pa
         left.legend(frameon=False, ncols=2, loc="upper left")
         right.set(xlabel="columns", title="all columns")
         right.ticklabel_format(axis="x", style="sci", scilimits=(0, 3))
-        with atomic_file(path) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def modules_to_plot(layout: Layout, coefficients: Mapping[str, np.ndarray]) -> list[str]:

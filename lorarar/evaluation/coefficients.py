@@ -15,7 +15,7 @@ from lorarar.errors import InputError
 from lorarar.evaluation.method_names import method_info
 from lorarar.evaluation.run import Evaluation, Report
 from lorarar.evaluation.tables import Cell, Table, write_tables
-from lorarar.files import atomic_file
+from lorarar.figures import png_figure
 from lorarar.layout import UNET, kind_of
 
 ROLES = ("m_c", "m_s")
@@ -138,22 +138,18 @@ def _place(layer: str) -> tuple[str, str, str]:
 
 def draw(found: Mapping[str, Values], path: Path) -> None:
     """Draw each method's coefficients by layer: the mean, and a band that holds most of them."""
-    from matplotlib.figure import Figure  # pyplot would set global state
-
-    figure = Figure(figsize=(9, 2.6 * len(found)), layout="constrained")
-    for place, (method, values) in enumerate(found.items()):
-        axes = figure.add_subplot(len(found), 1, place + 1)
-        for role, name in enumerate(ROLES):
-            layers = [pairs[:, :, role].ravel() for pairs in values.values()]
-            low, high = np.array([np.percentile(layer, _BAND) for layer in layers]).T
-            axes.fill_between(range(len(layers)), low, high, alpha=0.25, color=f"C{role}", linewidth=0)
-            axes.plot([layer.mean() for layer in layers], color=f"C{role}", label=name)
-        axes.set(title=method_info(method).label, ylabel="coefficient")
-        _mark_blocks(axes, [_place(layer)[0] for layer in values])
-    told = f"mean, and\n{_BAND[0]} to {_BAND[1]} %"
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", title=told, fontsize="small")
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+    with png_figure(path, 9, 2.6 * len(found)) as figure:
+        for place, (method, values) in enumerate(found.items()):
+            axes = figure.add_subplot(len(found), 1, place + 1)
+            for role, name in enumerate(ROLES):
+                layers = [pairs[:, :, role].ravel() for pairs in values.values()]
+                low, high = np.array([np.percentile(layer, _BAND) for layer in layers]).T
+                axes.fill_between(range(len(layers)), low, high, alpha=0.25, color=f"C{role}", linewidth=0)
+                axes.plot([layer.mean() for layer in layers], color=f"C{role}", label=name)
+            axes.set(title=method_info(method).label, ylabel="coefficient")
+            _mark_blocks(axes, [_place(layer)[0] for layer in values])
+        told = f"mean, and\n{_BAND[0]} to {_BAND[1]} %"
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", title=told, fontsize="small")
 
 
 def _mark_blocks(axes: Any, blocks: Sequence[str]) -> None:

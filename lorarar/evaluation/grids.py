@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from lorarar.evaluation.results import PairRecord, Results
 from lorarar.evaluation.tables import Table
+from lorarar.figures import png_figure
 from lorarar.files import atomic_file
 from lorarar.images import on_white, open_image
 from lorarar.training.dataset import safe_name
@@ -48,25 +49,21 @@ def matrix_grid(results: Results, run: Path, method: str) -> Image.Image:
 
 def bars(table: Table, path: Path) -> None:
     """Draw a `breakdown` table as grouped bars: average case filled, best case as an outline."""
-    from matplotlib.figure import Figure  # pyplot would set global state
-
     names = list(dict.fromkeys(str(row[0]) for row in table.rows))
     methods = list(dict.fromkeys(str(row[1]) for row in table.rows))
     values = {(row[0], row[1]): (float(str(row[2])), float(str(row[3]))) for row in table.rows}
-    figure = Figure(figsize=(max(6, 0.28 * len(names) * len(methods) + 3), 4), layout="constrained")
-    axes = figure.add_subplot()
     width = 0.84 / len(methods)
-    for place, method in enumerate(methods):
-        at = [index + (place - (len(methods) - 1) / 2) * width for index in range(len(names))]
-        averages, bests = zip(*(values[name, method] for name in names), strict=True)
-        colour = f"C{place % 10}"
-        axes.bar(at, averages, width, color=colour, label=method)
-        axes.bar(at, bests, width, fill=False, edgecolor=colour, linewidth=1)
-    axes.set(xticks=range(len(names)), ylim=(0, 1.05), ylabel="MARS²", title=table.title)
-    axes.set_xticklabels(names, rotation=20, ha="right")
-    figure.legend(loc="outside right upper", fontsize="small", title="filled: average\noutline: best")
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+    with png_figure(path, max(6, 0.28 * len(names) * len(methods) + 3), 4) as figure:
+        axes = figure.add_subplot()
+        for place, method in enumerate(methods):
+            at = [index + (place - (len(methods) - 1) / 2) * width for index in range(len(names))]
+            averages, bests = zip(*(values[name, method] for name in names), strict=True)
+            colour = f"C{place % 10}"
+            axes.bar(at, averages, width, color=colour, label=method)
+            axes.bar(at, bests, width, fill=False, edgecolor=colour, linewidth=1)
+        axes.set(xticks=range(len(names)), ylim=(0, 1.05), ylabel="MARS²", title=table.title)
+        axes.set_xticklabels(names, rotation=20, ha="right")
+        figure.legend(loc="outside right upper", fontsize="small", title="filled: average\noutline: best")
 
 
 def write_pictures(results: Results, tables: Mapping[str, Table], run: Path, output: Path) -> list[Path]:

@@ -94,6 +94,7 @@ class KLoRA:
         """
         import torch
 
+        # Not needed for a plan: it imports torch.
         from lorarar.base.attach import fitting_modules
 
         modules = fitting_modules(unet, self.content) | fitting_modules(unet, self.style)

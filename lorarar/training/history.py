@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorarar.figures import png_figure
 from lorarar.files import atomic_file
 
 CURVES = ("train", "validation")
@@ -83,33 +84,29 @@ class History:
 
     def write_picture(self, path: Path) -> None:
         """Draw a PNG: the distances against the references, content and style apart, and the orthogonality term."""
-        from matplotlib.figure import Figure  # pyplot would set global state
-
-        figure = Figure(figsize=(15, 4.2), layout="constrained")
-        left, middle, right = figure.subplots(1, 3)
-        train, validation = self.part("train"), self.part("validation")
-        steps, sums = _smoothed(train, [row.content + row.style for row in train])
-        left.plot(steps, sums, color="0.7", label="training, smoothed")
-        for (name, value), style in zip(self.references.items(), ("--", ":"), strict=False):
-            left.axhline(value, color="0.3", linestyle=style, label=name)
-        places = [row.step for row in validation]
-        if validation:
-            left.plot(places, [row.content + row.style for row in validation], color="C0", label="validation")
-            middle.plot(places, [row.content for row in validation], color="C1", label="content, validation")
-            middle.plot(places, [row.style for row in validation], color="C2", label="style, validation")
-            right.plot(places, [row.orthogonality for row in validation], color="C3", label="validation")
-            if any(row.joint for row in validation):
-                middle.plot(places, [row.joint for row in validation], color="C4", label="joint, validation")
-        else:
-            middle.plot(*_smoothed(train, [row.content for row in train]), color="C1", label="content, training")
-            middle.plot(*_smoothed(train, [row.style for row in train]), color="C2", label="style, training")
-        right.plot(*_smoothed(train, [row.orthogonality for row in train]), color="0.7", label="training, smoothed")
-        titles = ("distance to the two LoRAs (Eq. 3)", "content, style, joint", "|m_c · m_s|, without λ")
-        for axes, title in zip((left, middle, right), titles, strict=True):
-            axes.set(title=title, xlabel="step")
-            axes.legend(frameon=False)
-        with atomic_file(path) as temporary:
-            figure.savefig(temporary, dpi=110)
+        with png_figure(path, 15, 4.2) as figure:
+            left, middle, right = figure.subplots(1, 3)
+            train, validation = self.part("train"), self.part("validation")
+            steps, sums = _smoothed(train, [row.content + row.style for row in train])
+            left.plot(steps, sums, color="0.7", label="training, smoothed")
+            for (name, value), style in zip(self.references.items(), ("--", ":"), strict=False):
+                left.axhline(value, color="0.3", linestyle=style, label=name)
+            places = [row.step for row in validation]
+            if validation:
+                left.plot(places, [row.content + row.style for row in validation], color="C0", label="validation")
+                middle.plot(places, [row.content for row in validation], color="C1", label="content, validation")
+                middle.plot(places, [row.style for row in validation], color="C2", label="style, validation")
+                right.plot(places, [row.orthogonality for row in validation], color="C3", label="validation")
+                if any(row.joint for row in validation):
+                    middle.plot(places, [row.joint for row in validation], color="C4", label="joint, validation")
+            else:
+                middle.plot(*_smoothed(train, [row.content for row in train]), color="C1", label="content, training")
+                middle.plot(*_smoothed(train, [row.style for row in train]), color="C2", label="style, training")
+            right.plot(*_smoothed(train, [row.orthogonality for row in train]), color="0.7", label="training, smoothed")
+            titles = ("distance to the two LoRAs (Eq. 3)", "content, style, joint", "|m_c · m_s|, without λ")
+            for axes, title in zip((left, middle, right), titles, strict=True):
+                axes.set(title=title, xlabel="step")
+                axes.legend(frameon=False)
 
 
 def _smoothed(rows: Sequence[HistoryRow], values: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -158,6 +158,8 @@ BAD: dict[str, tuple[Callable[[Raw], object], str]] = {
     "half a method": (lambda raw: raw.update(methods=[{"name": "x"}]), r"\$\.methods\[0\]"),
     "an unknown kind": (lambda raw: raw["methods"][0].update(kind="best"), r"\$\.methods\[0\]\.kind"),
     "no judge": (lambda raw: raw.update(judge=None), r"\$\.judge .*not of type 'object'"),
+    "a judge that can't be written": (lambda raw: raw["judge"].update(name="\ud800"), r"\$\.judge\.name"),
+    "a part that can't be written": (lambda raw: raw["settings"].update(part="\ud800"), r"\$\.settings\.part"),
     "no references": (lambda raw: raw["pairs"][1].pop("references"), r"\$\.pairs\[1\] .*'references'"),
     "no subject": (lambda raw: raw["pairs"][0]["references"].update(subject=[]), r"references\.subject"),
     "no images": (lambda raw: raw["pairs"][1]["methods"].update(direct=[]), r"pairs\[1\]\.methods\.direct"),
@@ -323,7 +325,8 @@ def test_bars_are_as_high_as_the_shares(tmp_path: Path, monkeypatch: pytest.Monk
         return bar(self, at, heights, *given, fill=fill, **more)
 
     monkeypatch.setattr(Axes, "bar", noted)
-    shares = [("dog", "a", 0.1, 0.4), ("dog", "b", 0.2, 0.5), ("cat", "a", 0.3, 0.6), ("cat", "b", 0.25, 0.9)]
+    dog = "a $^$ dog"  # not a formula, as which matplotlib would take it
+    shares = [(dog, "a", 0.1, 0.4), (dog, "b", 0.2, 0.5), ("cat", "a", 0.3, 0.6), ("cat", "b", 0.25, 0.9)]
     columns = ("content", "method", "average case", "best case")
     bars(Table("per_content", "by content", columns, shares), tmp_path / "bars.png")
     assert labels == ["a", "b"] and [fill for fill, *_ in drawn] == [True, False] * 2

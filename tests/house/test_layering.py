@@ -24,8 +24,8 @@ ALLOWED = {
     "miniature": {"lorarar"},
     "human_study": {"lorarar"},
 }
-# Of lorarar, runtime_py may have what needs numpy only: a phone's reference must not lean on PyTorch.
-NUMPY_ONLY = ("composed", "errors", "files", "toolchains", "images", "lora", "layout", "stack", "merging")
+# Of lorarar, runtime_py may have what needs numpy, Pillow or matplotlib: a phone's reference must not lean on PyTorch.
+NUMPY_ONLY = ("composed", "errors", "figures", "files", "toolchains", "images", "lora", "layout", "stack", "merging")
 NEEDS_TORCH = ("lorarar.merging.ssr_grams", "lorarar.merging.ziplora")
 # Modules that are run, as `lorarar X` or `python -m X`, and never imported.
 COMMANDS = (

@@ -1,0 +1,29 @@
+"""Draw a chart with matplotlib and write it as a PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorarar.files import atomic_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLAIN: dict[Any, Any] = {"text.parse_math": False}
+"""Style of every chart: names of users, files and devices are shown as they are, with a dollar sign in them too."""
+
+
+@contextmanager
+def png_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield a figure of so many inches to draw on, and write it to `path` at the end."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure  # pyplot would set global state
+
+    with mpl.rc_context(PLAIN):  # from the first text on, for that is when matplotlib decides what is mathematics
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
