@@ -17,7 +17,7 @@ PLAIN: dict[Any, Any] = {"text.parse_math": False}
 
 
 @contextmanager
-def png_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+def png_figure(path: Path, width: int | float, height: int | float) -> Iterator[Figure]:
     """Yield a figure of so many inches to draw on, and write it to `path` at the end."""
     import matplotlib as mpl
     from matplotlib.figure import Figure  # pyplot would set global state

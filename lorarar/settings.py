@@ -17,6 +17,9 @@ from typing import Any
 
 from lorarar.errors import InputError
 
+MOST_COUNT = 10**9
+"""Of steps, ranks, images and the like: no machine does more, and no library's own limit is reached."""
+
 
 def setting(
     default: Any,
@@ -54,10 +57,12 @@ def option_names(settings: Any) -> list[str]:
 
 
 def check_at_least(least: int, **values: int) -> None:
-    """Refuse whole numbers below `least`; the keywords are the parameters' names."""
+    """Refuse whole numbers below `least`, or too large to count anything here; the keywords are the parameters' names."""
     for name, value in values.items():
         if not isinstance(value, Integral) or value < least:
             raise InputError(f"`{name}` is {value}; give a whole number of {least} or more")
+        if value > MOST_COUNT:
+            raise InputError(f"`{name}` is {value}; give a whole number of at most {MOST_COUNT}")
 
 
 def check_positive(example: float, **values: float) -> None:

@@ -147,14 +147,20 @@ def latent_scale(vae: Any) -> int:
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
+MOST_SIDE = 16384
+"""Of an image, in pixels: sixteen times SDXL's own; one of that size takes 3 GB."""
+
+
 def image_side(unet: Any, scale: int, resolution: int | None) -> int:
     """Return an image's side in pixels: the one given, or the UNet's own. InputError when the UNet can't halve it."""
     if resolution is None and not isinstance(unet.config.sample_size, int):
         raise InputError(f"the UNet's own size is {unet.config.sample_size}; give `resolution`, in pixels")
     side = int(unet.config.sample_size) * scale if resolution is None else resolution
     step = scale * 2 ** (len(unet.config.block_out_channels) - 1)
-    if side < step or side % step:
-        raise InputError(f"a `resolution` of {side} doesn't fit this base; give a multiple of {step}")
+    if not step <= side <= MOST_SIDE or side % step:
+        raise InputError(
+            f"a `resolution` of {side} doesn't fit this base; give a multiple of {step}, up to {MOST_SIDE}"
+        )
     return side
 
 

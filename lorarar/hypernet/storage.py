@@ -16,6 +16,7 @@ from lorarar.errors import InputError
 from lorarar.files import atomic_file, file_digest, write_tensors
 from lorarar.toolchains import quiet_toolchains
 
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 CONFIG_KEY = "lorarar_hypernet"
 MAX_BYTES = 256 * 2**20  # a hypernetwork is 2 MB; far larger files are something else
 HYPERNETWORK, CONSTANT = "hypernetwork", "constant"
@@ -83,7 +84,7 @@ class Checkpoint:
             raise _not_ours(self.path) from None
         for name, parameter in module.state_dict().items():
             have = self.weights.get(name)
-            if have is None or have.shape != parameter.shape or not have.is_floating_point():
+            if have is None or have.shape != parameter.shape or have.dtype not in _FLOATS:
                 found = "missing" if have is None else f"{str(have.dtype).removeprefix('torch.')} {tuple(have.shape)}"
                 raise InputError(f"{self.path}: {name} is {found}, its config needs float {tuple(parameter.shape)}")
             if not torch.isfinite(have.float()).all():

@@ -26,7 +26,7 @@ def ssr(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLay
     """Merge by ΔW_m = [up_c, up_s]·R·[down_c; down_s], with the router R of `options.grams`; exact, of rank r_c + r_s.
 
     Layers without a Gram matrix follow the rule. The scales multiply ΔW_c and ΔW_s before. Raises InputError when
-    `options.grams` is None.
+    `options.grams` is None, and for a layer whose router can't be solved for.
     """
     if options.grams is None:
         raise InputError(
@@ -51,5 +51,11 @@ def router(grams: Float[np.ndarray, "2 r r"], content_rank: int) -> Float[np.nda
 
 def _routed(pair: LayerPair, grams: Float[np.ndarray, "2 r r"], scales: tuple[float, float]) -> LoraLayer:
     joined = concatenate((pair.content, pair.style), scales).load()
-    up = joined.up.astype(np.float64) @ router(grams, pair.content.rank)
+    try:
+        up = joined.up.astype(np.float64) @ router(grams, pair.content.rank)
+    except np.linalg.LinAlgError:
+        raise InputError(
+            f"{pair.name}: ssr can't tell the two LoRAs' `down` rows apart: they depend on each other, and are too large "
+            "for its ridge; take another method"
+        ) from None
     return LoraLayer(joined.down, up.astype(np.float32))

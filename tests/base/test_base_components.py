@@ -146,7 +146,7 @@ def test_resolution(tiny_pipeline: Path) -> None:
     assert load_components(str(tiny_pipeline)).resolution == 32
     larger = load_components(str(tiny_pipeline), resolution=48)
     assert encode_prompts(larger, ["a"]).time_ids.tolist() == [[48, 48, 0, 0, 48, 48]]
-    for wrong in (0, -16, 8, 40):
+    for wrong in (0, -16, 8, 40, 16400, 16 * 10**12):
         with pytest.raises(InputError, match=f"a `resolution` of {wrong} doesn't fit this base; give a multiple of 16"):
             load_components(str(tiny_pipeline), resolution=wrong)
 

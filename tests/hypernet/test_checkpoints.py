@@ -157,6 +157,11 @@ def test_files_that_are_no_checkpoint_are_refused(content: bytes, tmp_path: Path
     [
         ({"output.bias": None}, {}, "output.bias is missing"),
         ({"output.bias": torch.zeros(3)}, {}, "output.bias is float32 (3,), its config needs float (2,)"),
+        (
+            {"output.bias": torch.zeros(2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)},
+            {},
+            "output.bias is float4_e2m1fn_x2 (2,), its config needs float (2,)",
+        ),
         ({"output.bias": torch.tensor([0.0, torch.nan])}, {}, "output.bias holds NaN or infinity"),
         ({"more": torch.zeros(1)}, {}, "unknown tensor more"),
         ({}, {"kv_rule": "mean"}, "`kv_rule` is 'mean'; valid are average, sum"),

@@ -80,6 +80,13 @@ def test_it_says_what_it_needs() -> None:
         merge_loras(CONTENT, STYLE, LAYOUT, "ssr")
 
 
+def test_equations_that_can_t_be_solved_are_told() -> None:
+    """As those of a LoRA merged with itself, whose rows are so large that the ridge vanishes beside them."""
+    grams = np.full((2, 7, 7), 2.0**60)
+    with pytest.raises(InputError, match=r"unet\.a\.to_q: ssr can't tell the two LoRAs' `down` rows apart"):
+        merge_loras(CONTENT, STYLE, LAYOUT, "ssr", MergeOptions(grams={NAME: grams}))
+
+
 @pytest.mark.parametrize("text_only", [False, True])
 def test_loras_of_another_base_are_refused_before_it_is_run(world: World, text_only: bool) -> None:
     with pytest.raises(InputError, match="made for another base"):

@@ -60,7 +60,7 @@ def test_the_picture_has_each_role_s_medians_in_unet_order(tmp_path: Path, monke
 
     def noted(self: Axes, x: Any, y: Any, **given: Any) -> Any:
         lines[given["color"]] = np.array([x, y])
-        assert given["label"].startswith({COLOURS["content"]: "$m_c$", COLOURS["style"]: "$m_s$"}[given["color"]])
+        assert given["label"].startswith({COLOURS["content"]: "m_c", COLOURS["style"]: "m_s"}[given["color"]])
         return step(self, x, y, **given)
 
     monkeypatch.setattr(Axes, "step", noted)

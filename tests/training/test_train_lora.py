@@ -347,6 +347,7 @@ def test_rows_of_a_batch_are_the_batch(components: Components, images: tuple[Pat
     ("change", "message"),
     [
         ({"rank": 0}, "`rank` is 0; give a whole number of 1 or more"),
+        ({"rank": 10**20}, "`rank` is 100000000000000000000; give a whole number of at most 1000000000"),
         ({"steps": -1}, "`steps` is -1"),
         ({"batch_size": 0}, "`batch_size` is 0"),
         ({"accumulation": 0}, "`accumulation` is 0"),
