@@ -57,7 +57,7 @@ def option_names(settings: Any) -> list[str]:
 
 
 def check_at_least(least: int, **values: int) -> None:
-    """Refuse whole numbers below `least`, or too large to count anything here; the keywords are the parameters' names."""
+    """Refuse whole numbers below `least` or above MOST_COUNT; the keywords are the parameters' names."""
     for name, value in values.items():
         if not isinstance(value, Integral) or value < least:
             raise InputError(f"`{name}` is {value}; give a whole number of {least} or more")

@@ -6,23 +6,27 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.files import atomic_folder
-from lorarar.toolchains import quiet_toolchains, without_progress_bars
+import torch
+
+from lorarar.base import sources
+from lorarar.files import atomic_folder, read_json
+from lorarar.toolchains import without_progress_bars
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
 LOSSES = "losses.json"  # of a pipeline's last training, by step
 TRAININGS = "trainings.json"  # of a pipeline's networks, from the first
+_TRAINING = {"stage": {"type": "string"}, "steps": {"type": "integer", "minimum": 0}}
+_TRAININGS_SCHEMA = {
+    "type": "array",
+    "items": {"type": "object", "properties": _TRAINING, "required": list(_TRAINING)},
+}
 
 
 def open_pipeline(folder: Path) -> StableDiffusionXLPipeline:
-    """Open a diffusers folder in fp32, without progress bars."""
-    with quiet_toolchains(), without_progress_bars():
-        from diffusers import StableDiffusionXLPipeline
-
-        # Only safetensors, since a stranger's pickle can run code.
-        pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False, use_safetensors=True)
+    """Open a diffusers folder in fp32, without progress bars. Raises InputError for one that can't be loaded."""
+    pipeline: StableDiffusionXLPipeline = sources.open_pipeline(str(folder.absolute()), False, torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -48,6 +52,12 @@ def steps_of(folder: Path) -> int:
 
 
 def trainings_of(folder: Path) -> list[dict[str, Any]]:
-    """Return the trainings of a pipeline's networks, from the first; none for a pipeline that does not tell."""
+    """Return the trainings of a pipeline's networks, from the first; none for a pipeline that does not tell.
+
+    Raises InputError for a file of another program.
+    """
     path = folder / TRAININGS
-    return json.loads(path.read_text()) if path.is_file() else []
+    if not path.is_file():
+        return []
+    mend = "remove it, and the pipeline's trainings are unknown"
+    return read_json(path, what="a pipeline's trainings", mend=mend, schema=_TRAININGS_SCHEMA)

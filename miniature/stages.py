@@ -364,12 +364,12 @@ def publish(plan: BuildPlan) -> Path:
 def check_output(folder: Path, work: Path) -> None:
     """Refuse an output folder with anything in it that is no miniature, or with the work folder: it would be removed.
 
-    The miniature grows in the work folder, so the output is no part of that either.
+    The build fills the work folder, so the output is no part of that either.
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / TIMES).is_file():
         raise InputError(f"{folder} holds other things; give a new or empty folder, or one that a build has written")
     there, working = folder.resolve(), work.resolve()
-    if there == working or there in working.parents or working / MINIATURE in (there, *there.parents):
+    if working in (there, *there.parents) or there in working.parents:
         raise InputError(f"`out` {folder} and `work` {work} are one within the other; give folders beside each other")
 
 

@@ -30,7 +30,7 @@ def open_pipeline(base: str, untrained: bool, dtype: torch.dtype, unet: bool = T
         with quiet_toolchains():
             return untrained_pipeline(base, dtype, unet)
     path = _find(base)
-    replaced: dict[str, Any] = {} if unet else {"unet": None}
+    replaced: dict[str, Any] = {"add_watermarker": False, **({} if unet else {"unet": None})}
     with _loading(base, _advice(path)):
         from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
@@ -158,9 +158,8 @@ def image_side(unet: Any, scale: int, resolution: int | None) -> int:
     side = int(unet.config.sample_size) * scale if resolution is None else resolution
     step = scale * 2 ** (len(unet.config.block_out_channels) - 1)
     if not step <= side <= MOST_SIDE or side % step:
-        raise InputError(
-            f"a `resolution` of {side} doesn't fit this base; give a multiple of {step}, up to {MOST_SIDE}"
-        )
+        valid = f"a multiple of {step}, up to {MOST_SIDE}"
+        raise InputError(f"a `resolution` of {side} doesn't fit this base; give {valid}")
     return side
 
 

@@ -119,7 +119,10 @@ def _build(args: argparse.Namespace) -> int:
         check_folder(folder)
     with named_if_missing(TRAINING, "train"):
         # Not needed for --help: it imports torch.
+        from miniature.pipelines import open_pipeline, trainings_of
         from miniature.stages import BuildPlan, check_output
+    if args.start is not None:
+        trainings_of(args.start), open_pipeline(args.start)  # An hour of drawing comes before they are needed.
     check_output(args.out, args.work)
     check_device(args.device)
     names = list(STAGES)

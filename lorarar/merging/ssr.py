@@ -55,7 +55,7 @@ def _routed(pair: LayerPair, grams: Float[np.ndarray, "2 r r"], scales: tuple[fl
         up = joined.up.astype(np.float64) @ router(grams, pair.content.rank)
     except np.linalg.LinAlgError:
         raise InputError(
-            f"{pair.name}: ssr can't tell the two LoRAs' `down` rows apart: they depend on each other, and are too large "
-            "for its ridge; take another method"
+            f"{pair.name}: ssr can't tell the two LoRAs' `down` rows apart: they depend on each other, and are too "
+            "large for its ridge; take another method"
         ) from None
     return LoraLayer(joined.down, up.astype(np.float32))

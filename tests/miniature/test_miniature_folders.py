@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from lorarar.base.names import MINIATURE_FOLDER
 from lorarar.commands.miniature import main
 from lorarar.errors import InputError
 from miniature.stages import BuildPlan, claim_work, publish
@@ -18,13 +20,30 @@ def test_an_output_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("out", ["work", ".", "work/miniature", "work/miniature/unet"])
+@pytest.mark.parametrize("out", ["work", ".", "work/miniature", "work/miniature/unet", "work/judge"])
 def test_an_output_that_would_take_the_work_with_it_is_refused(out: str, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "times.json").write_text("{}")  # as a miniature has it
     with pytest.raises(InputError, match="one within the other"):
         main(["build", "--work", str(tmp_path / "work"), "--out", str(tmp_path / out)])
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["times.json", "work"]
+
+
+@pytest.mark.parametrize(
+    ("trainings", "says"),
+    [
+        ("[]", "start: diffusers can't load it"),  # no weights
+        ("[1]", r"trainings\.json: \$\[0\] breaks the schema"),
+        ("{", r"trainings\.json: not valid JSON"),
+    ],
+)
+def test_a_start_that_can_t_be_had_is_refused_before_any_work(trainings: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "start").mkdir()
+    shutil.copy(MINIATURE_FOLDER / "model_index.json", tmp_path / "start")
+    (tmp_path / "start" / "trainings.json").write_text(trainings)
+    with pytest.raises(InputError, match=says):
+        main(["build", "--start", str(tmp_path / "start"), "--work", str(tmp_path / "work"), "-o", str(tmp_path / "o")])
+    assert [path.name for path in tmp_path.iterdir()] == ["start"]
 
 
 def test_work_without_a_plan_and_another_start_are_refused(tmp_path: Path) -> None:
