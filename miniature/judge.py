@@ -25,6 +25,7 @@ from lorarar.files import atomic_folder, package_schema, read_json, write_tensor
 from miniature.buffers import SIZE
 from miniature.judge_network import JudgeNetwork, Widths, channels_last, split_details
 from miniature.judge_verdicts import EVIDENCE, Beliefs, Calibration, evidence, probability, softmax
+from miniature.pixels import to_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -126,9 +127,9 @@ def pixels(images: Sequence[Image]) -> UInt8[np.ndarray, "n side side 3"]:
 
 
 def to_input(images: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-    """Turn bytes into numbers in [-1, 1], channels first."""
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).float() / 127.5 - 1
-    return tensor.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    """Turn images into what the network takes, in the order in memory that convolutions are fastest in."""
+    pixels = to_pixels(torch.from_numpy(np.ascontiguousarray(images)))
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def save_judge(judge: MiniatureJudge, folder: Path, report: str | None = None) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from miniature.catalogue import fresh_subject
 from miniature.judge_network import DETAILS
+from miniature.pixels import to_bytes, to_pixels
 from miniature.population import Chunk, drawn_chunks
 from miniature.progress import Report, silent
 from miniature.scene import picture
@@ -162,5 +163,4 @@ def worn(
 
 def worn_images(images: UInt8[np.ndarray, "n h w 3"], generator: torch.Generator) -> UInt8[np.ndarray, "n h w 3"]:
     """Do as `worn` with images of bytes."""
-    pixels = worn(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1, generator)
-    return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    return to_bytes(worn(to_pixels(torch.from_numpy(images)), generator)).numpy()

@@ -29,13 +29,13 @@ from miniature.catalogue import fresh_subject
 from miniature.judge import MiniatureJudge, pixels, shipped_judge
 from miniature.judge_data import TOLD_BY, UNSEEN, details_of
 from miniature.judge_network import DETAILS as VALUES
+from miniature.pixels import to_bytes, to_pixels
 from miniature.population import FIRST, Example, example
 from miniature.progress import Report, counted
 from miniature.reading import read_by_a_line
 from miniature.samples import draw_captions, sheet
 from miniature.scene import picture
 from miniature.styles import FAMILIES, random_style
-from miniature.vae import to_pixels
 
 AT_ONCE = 16  # captions
 COLUMNS = 16  # of the sheet
@@ -150,8 +150,7 @@ def rebuilt(sampler: Sampler, drawn: Sequence[Example]) -> Pictures:
     with torch.inference_mode():
         for first in range(0, len(images), AT_ONCE):
             latents = vae.encode(to_pixels(torch.from_numpy(images[first : first + AT_ONCE]))).latent_dist.mean
-            bytes_of = (vae.decode(latents).sample.clamp(-1, 1) + 1) * 127.5
-            parts.append(bytes_of.round().byte().permute(0, 2, 3, 1).numpy())
+            parts.append(to_bytes(vae.decode(latents).sample).numpy())
     return np.concatenate(parts)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from miniature.loop import Loop, Schedule, fast_products, seeded
+from miniature.pixels import to_pixels
 from miniature.progress import Report, silent
 
 if TYPE_CHECKING:
@@ -74,11 +75,6 @@ def encode_all(
             mean = vae.encode(pixels.to(vae.device)).latent_dist.mean
         parts.append((mean.float() * factor).half().cpu())
     return torch.cat(parts)
-
-
-def to_pixels(images: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-    """Turn bytes into numbers in [-1, 1], channels first."""
-    return (images.float() / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
 
 
 def _crops(images: UInt8[np.ndarray, "n h w 3"], generator: torch.Generator) -> Float[Tensor, "b 3 c c"]:

@@ -20,7 +20,7 @@ from lorarar.merging import CONTENT_ONLY, LEARNED, METHOD, METHODS, RULE, STYLE_
 from lorarar.settings import check_at_least, option_names
 from lorarar.toolchains import require_torch
 from lorarar.training.dataset import Content, Style, read_dataset
-from lorarar.training.hyper_settings import ZipSettings
+from lorarar.training.hyper_settings import ZipSettings, check_weighed
 
 if TYPE_CHECKING:
     from lorarar.training.examples import Reference
@@ -160,6 +160,7 @@ def _request(args: argparse.Namespace) -> MergeRequest:
         # Here, since they import torch, and --help must not.
         from lorarar.training.launch import process_state, with_fastest_precision
 
+        check_weighed(args.regulariser, args.weight)
         settings = given_settings(args, with_fastest_precision(ZipSettings(), process_state()))
     return MergeRequest(
         base=args.base or DEFAULT_BASE,

@@ -15,7 +15,7 @@ from lorarar.files import check_output
 from lorarar.images import images_below
 from lorarar.training.curve import sparkline
 from lorarar.training.dataset import DEFAULT_SPLIT, Content, Dataset, Style, joined, read_dataset
-from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
+from lorarar.training.hyper_settings import HyperSettings, check_weighed, default_hyper_settings
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings, check_state
 
@@ -148,8 +148,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"constant coefficients have no network; leave `{of_network[0]}` out")
     if args.column_rate is not None and not args.columns:
         raise InputError("`column_rate` is of the columns' own coefficients; leave it out, or give `columns`")
-    if args.regulariser == "none" and args.weight is not None:
-        raise InputError("without a regulariser there is nothing to weigh; leave `weight` out")
+    check_weighed(args.regulariser, args.weight)
     joint = args.joint or default_hyper_settings(args.base).loss.joint
     if joint != "composed" and args.joint_style is not None:
         raise InputError("`joint_style` is of the composed answer; leave it out, or give `joint` composed")

@@ -58,6 +58,12 @@ class LossSettings:
             raise InputError(f"`joint_guidance` is {self.joint_guidance}; give a number of 1 or more")
 
 
+def check_weighed(regulariser: str | None, weight: float | None) -> None:
+    """Refuse a λ, by whoever gives one, that no term has."""
+    if regulariser == "none" and weight is not None:
+        raise InputError("without a regulariser there is nothing to weigh; leave `weight` out")
+
+
 @dataclass(frozen=True)
 class HyperSettings:
     """The settings of Algorithm 1, by which a hypernetwork is trained; the defaults are the paper's for SDXL (A1.3)."""

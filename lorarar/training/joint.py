@@ -30,7 +30,7 @@ from torch import Tensor
 from lorarar.base.attach import attached
 from lorarar.base.components import Components, Condition, encode_prompts, predict
 from lorarar.errors import InputError
-from lorarar.images import find_images
+from lorarar.images import find_images, is_image
 from lorarar.layout import Layout
 from lorarar.training.bank import Pack, alternating_factors
 from lorarar.training.dataset import Content, Style, composed_prompts, merged_prompt, pair_folder
@@ -113,8 +113,9 @@ def load_joint(
     latents: dict[Pair, Tensor] = {}
     if images is not None:
         folders = {pair: pair_folder(images, content.name, style.name) for pair, (content, style) in named.items()}
-        files = {pair: find_images([folder]) for pair, folder in folders.items() if folder.is_dir()}
-        latents = {pair: encode_files(components, found).cpu() for pair, found in files.items()}
+        # A stopped evaluation leaves folders without images.
+        drawn = [pair for pair, folder in folders.items() if any(map(is_image, folder.glob("*")))]
+        latents = {pair: encode_files(components, find_images([folders[pair]])).cpu() for pair in drawn}
     if kind == "images":
         return JointData(merged, {}, {}, latents)
     styled = {pair: composed_prompts(*both)[1] for pair, both in named.items()}

@@ -166,6 +166,7 @@ def test_the_command_takes_a_dataset_or_images_and_prompts(
         (["--dataset", "D", "--rule", "sum"], "--rule means nothing to ziplora"),
         (["--dataset", "D", "--zip-steps", "0"], "steps is 0; give a whole number of 1 or more"),
         (["--dataset", "D", "--lambda", "-1"], "--lambda is -1.0"),
+        (["--dataset", "D", "--regulariser", "none", "--lambda", "1"], "nothing to weigh; leave --lambda out"),
         (["--dataset", "D", "--method", "direct"], "--dataset means nothing to direct; leave it out, or use it with"),
         (["--zip-steps", "3", "--method", "ties"], "--zip-steps means nothing to ties"),
     ],

@@ -27,7 +27,8 @@ PAIR = ("content_0", "style_1")
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Two images of one of the training pairs."""
+    """Two images of one of the training pairs, and another's empty folder, as a stopped evaluation leaves it."""
+    (tmp_path / "pairs" / "content_1--style_1").mkdir(parents=True)
     for index in range(2):
         save_image(tmp_path / "pairs" / "--".join(PAIR) / f"{index}.png", seed=[index])
     return tmp_path / "pairs"
