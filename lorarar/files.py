@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -49,8 +50,8 @@ def check_output(output: Path, *inputs: Path) -> None:
     _check_replaceable(output)
     place = resolved(output)
     for given in inputs:
-        # A PEFT folder is an input as a whole: writing into it would change what it holds.
-        if resolved(given) in (place, *([place.parent] if given.is_dir() else [])):
+        # A PEFT folder or a bundle is an input as a whole: writing into it would change what it holds.
+        if resolved(given) in (place, *(place.parents if given.is_dir() else [])):
             raise InputError(f"{output}: writing there would overwrite the input {given}; choose another output")
         if output.exists() and given.exists() and output.samefile(given):
             raise InputError(f"{output}: this is the same file as the input {given}; choose another output")
@@ -205,7 +206,10 @@ def check_schema(data: object, schema: Mapping[str, Any], name: str, mend: str) 
     """Check data against a JSON Schema; InputError names the place in `name` that breaks it, and the best reason."""
     import jsonschema
 
-    error = jsonschema.exceptions.best_match(_validator()(schema).iter_errors(data))
+    try:
+        error = jsonschema.exceptions.best_match(_validator()(schema).iter_errors(data))
+    except RecursionError:
+        raise InputError(f"{name}: it is nested too deeply; {mend}") from None
     if error is not None:
         message = error.message if len(error.message) < 200 else error.message[:200] + "…"
         raise InputError(f"{name}: {error.json_path} breaks the schema ({message}); {mend}")
@@ -213,11 +217,26 @@ def check_schema(data: object, schema: Mapping[str, Any], name: str, mend: str) 
 
 @cache
 def _validator() -> Any:
-    """Return what checks schemas. JSON Schema takes 2.0 for an integer, and Python's `range` does not: it is none."""
+    """Return what checks schemas.
+
+    JSON Schema takes 2.0 for an integer, and Python's `range` does not: it is none. Nor is a number what no double
+    holds, such as 1e999 or a whole number of 400 digits.
+    """
     from jsonschema import Draft202012Validator, validators
 
-    integers = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    return validators.extend(Draft202012Validator, type_checker=integers)
+    kinds = {"integer": lambda _, value: type(value) is int and _is_double(value), "number": lambda _, v: _is_double(v)}
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many(kinds)
+    return validators.extend(Draft202012Validator, type_checker=types)
+
+
+def _is_double(value: object) -> bool:
+    """Tell whether a value is a finite number of a double's range, and no truth value."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def package_schema(package: str, name: str) -> Mapping[str, Any]:

@@ -29,6 +29,14 @@ class LoraLayer:
     down: Float[np.ndarray, "rank inp *kernel"]
     up: Float[np.ndarray, "out rank *ones"]
 
+    def __post_init__(self) -> None:
+        """Refuse factors that have no product: numpy would repeat a factor of rank 1."""
+        if self.down.ndim < 2 or self.up.ndim < 2 or len(self.down) != self.up.shape[1]:
+            raise InputError(
+                f"`down` of shape {self.down.shape} and `up` of shape {self.up.shape} have no product; give them "
+                "as (rank, in) and (out, rank), of one rank"
+            )
+
     def __repr__(self) -> str:
         return f"LoraLayer({'×'.join(map(str, self.weight_shape))}, rank {self.rank})"
 

@@ -217,7 +217,8 @@ def _write_at(file: BinaryIO, data: bytes | memoryview, position: int) -> None:
 
 def _kohya(lora: LoRA) -> dict[str, str]:
     # A merge for KOALA may hold an SDXL LoRA's layers, too many for KOALA: it is no LoRA of SDXL.
-    names = kohya_names(is_of_sdxl(lora.layers) and lora.metadata.get(MADE_FOR) != "koala")
+    made_for = lora.metadata.get(MADE_FOR)
+    names = kohya_names(made_for == "sdxl" if made_for in ("sdxl", "koala") else is_of_sdxl(lora.layers))
     strange = next((module for module in lora.layers if module not in names), None)
     if strange is not None:
         raise InputError(

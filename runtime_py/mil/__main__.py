@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
         check_at_least(0, random=args.random)
     if args.out is not None:
         out = args.out if args.command == "trace" else args.out / OUTPUTS
-        check_output(out, *filter(None, (args.inputs,)), *whole(args.package))
+        pictures = [Path(pair.partition("=")[2]) for pair in args.image]
+        check_output(out, *filter(None, (args.inputs,)), *pictures, *whole(args.package))
     program = Program.open(args.package)
     if args.command == "run" and args.out is not None:
-        pictures = [Path(pair.partition("=")[2]) for pair in args.image]
         for name in ("labels.json", *(_picture(name) for name in program.signature(args.function)[1])):
             check_output(args.out / name, *pictures)
     inputs = _inputs(args, program)

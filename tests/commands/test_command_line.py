@@ -22,7 +22,7 @@ from export.resume import unfinished_folder
 from lorarar.command_line import Parser, add_settings, given_settings, main_of, run_command, settings_as_options
 from lorarar.console import status, warn
 from lorarar.errors import FailedCheck, InputError, describe_os_error
-from lorarar.files import atomic_file, atomic_folder, check_output
+from lorarar.files import atomic_file, atomic_folder, check_output, check_schema
 from lorarar.lora import LoRA, LoraLayer, write_lora
 from lorarar.settings import check_at_least, setting
 from lorarar.training.settings import check_state
@@ -208,6 +208,15 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
         (folder / "new").touch()
     assert (tmp_path / "folder").is_symlink()
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["new"]
+
+
+def test_json_that_is_nested_too_deeply_is_refused() -> None:
+    """A parser takes it where its stack is large enough, and then nothing can print it."""
+    nested: list[object] = []
+    for _ in range(5000):
+        nested = [nested]
+    with pytest.raises(InputError, match="x: it is nested too deeply; mend it"):
+        check_schema(nested, {"type": "object"}, "x", "mend it")
 
 
 def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:

@@ -120,14 +120,31 @@ def test_metadata_that_is_no_unicode_is_written_so_that_others_read_it(tmp_path:
         assert file.metadata() == {"content": "h?.safetensors", "?": "é", "format": "pt"}
 
 
+def sgm_names(lora: LoRA, folder: Path) -> bool:
+    """Write a LoRA for kohya, and tell whether its blocks have SDXL's own names."""
+    write_lora(lora, folder / "a.safetensors", "kohya")
+    return any("input_blocks" in name for name in load_file(folder / "a.safetensors"))
+
+
+def test_factors_without_a_product_are_refused() -> None:
+    """numpy would repeat an `up` of rank 1 beside a `down` of rank 2."""
+    for shape in ((8, 1), (8, 3), (8,)):
+        layer = object.__new__(LoraLayer)  # whose types are checked in tests before its own check is reached
+        for name, value in (("down", np.ones((2, 8), np.float32)), ("up", np.ones(shape, np.float32))):
+            object.__setattr__(layer, name, value)
+        with pytest.raises(InputError, match=r"have no product; give them as \(rank, in\) and \(out, rank\)"):
+            layer.__post_init__()
+
+
 def test_a_merge_for_koala_keeps_diffusers_names_beside_an_sdxl_lora(tmp_path: Path) -> None:
     """SDXL's own names mean other blocks in KOALA; modules that KOALA lacks are no module of it under any name."""
     second = "unet.down_blocks.2.attentions.1.transformer_blocks.5.attn1.to_q"
     layers = sample({TO_Q: 2, second: 2}).layers
+    both = [{}, {MADE_FOR: "sdxl"}, {MADE_FOR: "koala"}]
+    # The first module alone may be either base's.
+    assert [sgm_names(LoRA(sample({TO_Q: 2}).layers, metadata=each), tmp_path) for each in both] == [False, True, False]
     for metadata, sgm in (({MADE_FOR: "koala"}, False), ({MADE_FOR: "sdxl"}, True), ({}, True)):
-        made = LoRA(layers, metadata=metadata)
-        write_lora(made, tmp_path / "a.safetensors", "kohya")
-        assert any("input_blocks" in name for name in load_file(tmp_path / "a.safetensors")) is sgm
+        assert sgm_names(LoRA(layers, metadata=metadata), tmp_path) is sgm
         assert set(read_lora(tmp_path / "a.safetensors").layers) == set(layers)
 
 

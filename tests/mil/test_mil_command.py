@@ -118,6 +118,8 @@ def test_a_picture_that_is_read_is_not_written_over(package: Path, tmp_path: Pat
     picture.write_bytes(b"mine")
     with pytest.raises(InputError, match="writing there would overwrite the input"):
         main(["run", str(package), "--image", f"x={picture}", "--out", str(tmp_path)])
+    with pytest.raises(InputError, match="writing there would overwrite the input"):
+        main(["trace", str(package), "--image", f"x={picture}", "--out", str(picture)])
     assert picture.read_bytes() == b"mine"
 
 

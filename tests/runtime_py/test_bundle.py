@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tracemalloc
@@ -155,6 +156,12 @@ def test_no_bundle_at_all(tmp_path: Path, lora_file: Path) -> None:
 def test_a_component_it_does_not_have(bundle_folders: dict[tuple[str, str], Path]) -> None:
     with pytest.raises(InputError, match="the bundle has no vae, only hypernet"):
         Bundle.open(bundle_folders["onnx", "fp32"]).component("vae")
+
+
+def test_a_folder_with_a_name_that_is_no_text_has_no_hash(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"x\xff.txt")).write_bytes(b"a")
+    with pytest.raises(InputError, match=r"x\?\.txt: its name is not UTF-8; export the bundle again"):
+        tree_sha256(tmp_path)
 
 
 def test_the_hash_of_a_folder_is_as_the_schema_says(tmp_path: Path) -> None:

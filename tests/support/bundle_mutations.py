@@ -187,6 +187,10 @@ MUTATIONS: dict[str, tuple[Mutation, str]] = {
     "another number of LoRAs": (put("layout", "loras", value=3), "inputs are not its layout's"),
     "fractional size": (put(*GROUP, "out", value=32.5), r"\.layout\.groups\[0\]\.out breaks the schema"),
     "other generator": (put("golden_generator", "name", value="numpy"), r"\.golden_generator\.name breaks the schema"),
+    "a tolerance beyond all": (
+        put("components", "hypernet", "tolerance", "psnr_db", value=10**400),
+        r"psnr_db breaks the schema",
+    ),
     "no components": (put("components", value={}), r"\.components breaks the schema \(\{\} should be non-empty"),
     "component as list": (put("components", value=[]), r"\.components breaks the schema \(\[\] is not of type"),
     "hostile component name": (
