@@ -13,7 +13,7 @@ from human_study.definition import QUESTION, SCHEMA_VERSION, STUDY_FILE, clean_p
 from human_study.example import BETTER, EXPLANATION, FILES, draw_example
 from lorarar.errors import InputError
 from lorarar.evaluation.results import PairRecord, read_results
-from lorarar.files import atomic_folder, in_utf8
+from lorarar.files import atomic_folder, in_utf8, resolved
 from lorarar.settings import check_choice
 
 CASES = ("random", "best")
@@ -56,6 +56,9 @@ def make_study(
     run = results if results.is_dir() else results.parent
     # Every pair is looked at before anything is written.
     chosen = _choose(pairs, methods, case, random.Random(seed), run)
+    names = [_task_id(pair) for pair in pairs]
+    if doubles := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"two pairs of these results are called {doubles[0]!r}; give results of pairs that differ")
     with atomic_folder(output) as folder:
         writer = _Writer(folder, run)
         tasks = [writer.task(pair, images) for pair, images in zip(pairs, chosen, strict=True)]
@@ -99,6 +102,10 @@ def _choose(
     return chosen
 
 
+def _task_id(pair: PairRecord) -> str:
+    return f"{pair.content} in {pair.style}"
+
+
 class _Writer:
     """Copies each image once into the study's folder, cleaned of metadata; numbered, in the order of first use."""
 
@@ -110,7 +117,7 @@ class _Writer:
 
     def task(self, pair: PairRecord, images: dict[str, Shown]) -> dict[str, Any]:
         return {
-            "id": f"{pair.content} in {pair.style}",
+            "id": _task_id(pair),
             "subject_reference": self._copy(self.run / pair.subject_references[0]),
             "style_reference": self._copy(self.run / pair.style_reference),
             "images": {method: self._copy(shown.image) for method, shown in images.items()},
@@ -129,7 +136,7 @@ class _Writer:
         }
 
     def _copy(self, path: Path) -> str:
-        place = path.resolve()
+        place = resolved(path)
         if place not in self.copied:
             name = f"images/{len(self.copied):04d}.png"
             (self.folder / name).write_bytes(clean_png(path))

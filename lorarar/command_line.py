@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass, replace
 from io import TextIOWrapper
 from typing import Any, NoReturn, TypeVar
 
+from lorarar.console import printable
 from lorarar.errors import FailedCheck, InputError, describe_os_error, is_out_of_memory
 
 EXIT_OK = 0
@@ -215,5 +216,5 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 def _fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(code)

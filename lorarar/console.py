@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+
+def printable(text: str) -> str:
+    """Return a text with escapes for what a terminal would obey: names come from strangers' files. Line breaks stay."""
+    escaped = (each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text)
+    return "".join(escaped)
+
+
 OnProgress = Callable[[int, int], None]
 """Called with what is done and the total."""
 
@@ -23,7 +30,7 @@ def console(stderr: bool = False) -> Console:
 def warn(notes: Iterable[str]) -> None:
     """Print a line for each note to the standard error."""
     for note in notes:
-        console(stderr=True).print(f"warning: {note}")
+        console(stderr=True).print(printable(f"warning: {note}"))
 
 
 def print_rows(rows: Iterable[tuple[str, str]]) -> None:
@@ -32,7 +39,7 @@ def print_rows(rows: Iterable[tuple[str, str]]) -> None:
 
     table = Table(show_header=False, box=None)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console().print(table)
 
 
@@ -42,11 +49,11 @@ def print_table(
     """Print a table with headings; columns are numbers, aligned to the right, but for those named in `left`."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=None if title is None else printable(title), title_justify="left")
     for column in columns:
-        table.add_column(column, justify="left" if column in left else "right")
+        table.add_column(printable(column), justify="left" if column in left else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console().print(table)
 
 

@@ -220,11 +220,13 @@ def _validator() -> Any:
     """Return what checks schemas.
 
     JSON Schema takes 2.0 for an integer, and Python's `range` does not: it is none. Nor is a number what no double
-    holds, such as 1e999 or a whole number of 400 digits.
+    holds, such as 1e999 or a whole number of 400 digits, nor a text what can't be written in UTF-8: JSON can escape
+    half of a pair of surrogates.
     """
     from jsonschema import Draft202012Validator, validators
 
     kinds = {"integer": lambda _, value: type(value) is int and _is_double(value), "number": lambda _, v: _is_double(v)}
+    kinds["string"] = lambda _, value: isinstance(value, str) and value == in_utf8(value)
     types = Draft202012Validator.TYPE_CHECKER.redefine_many(kinds)
     return validators.extend(Draft202012Validator, type_checker=types)
 

@@ -33,7 +33,7 @@ def find_offer(
     Raises InputError for what the target does not offer, a `soc` and a `vae_precision` too.
     """
     target = find_target(name).compiled_for(soc)
-    precision = precision or target.default_precision
+    precision = target.default_precision if precision is None else precision
     target.require(component, precision)
     if vae_precision is not None:
         target.require("vae_decoder", vae_precision)

@@ -19,6 +19,7 @@ from human_study.summary import only_complete, summarise
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_table, warn
 from lorarar.errors import InputError
+from lorarar.files import check_folder
 from lorarar.settings import words
 from lorarar.toolchains import named_if_missing
 
@@ -111,19 +112,22 @@ def _announce(study: Study, answers: Path, address: str, host: str) -> None:
 def _summary(args: argparse.Namespace) -> int:
     if args.answers and len(args.studies) > 1:
         raise InputError("`answers` goes with one STUDY; leave it out to read each study's own answers")
+    if args.out:
+        check_folder(args.out, *FILES)
     summaries, answers = [], []
     for folder in args.studies:
         study = read_study(folder)
         given = read_answers(args.answers or folder / ANSWERS_FILE, study)
         answers.append(only_complete(study, given) if args.complete else given)
         summaries.append(summarise(study, answers[-1]))
+    if args.out:  # Before anything is printed, which a closed pipe ends.
+        write_report(args.out, summaries, answers)
     columns = ("answer", "count", "share", "95 % by participants", "by pairs", "Wilson")
     for summary in summaries:
         print_table(columns, [share_row(share) for share in summary.shares], title(summary), left=("answer",))
         for line in facts(summary) if summary.answers else ["no answers yet"]:
             console().print(line)
     if args.out:
-        write_report(args.out, summaries, answers)
         print(f"{args.out}: {', '.join(FILES)}")
     return EXIT_OK
 

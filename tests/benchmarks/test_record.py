@@ -76,6 +76,11 @@ def test_a_summary_lies_within_its_samples(samples: list[float]) -> None:
         ("device.cores", 0, r"\$.device.cores"),
         ("started_at", "yesterday", r"\$.started_at"),
         ("extra", 1, "extra"),
+        ("device.model", "x\ud800", r"\$.device.model"),
+        ("notes", ["\ud800"], r"\$.notes\[0\]"),
+        ("load.cold_s", 10**400, r"\$.load.cold_s"),
+        ("runs.samples_s", [0.25, 0.5, 10**400], r"\$.runs.samples_s\[2\]"),
+        ("memory.peak_bytes", 10**400, r"\$.memory.peak_bytes"),
     ],
 )
 def test_wrong_records_are_refused(path: str, value: object, said: str) -> None:

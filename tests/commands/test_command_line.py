@@ -20,7 +20,7 @@ import torch
 
 from export.resume import unfinished_folder
 from lorarar.command_line import Parser, add_settings, given_settings, main_of, run_command, settings_as_options
-from lorarar.console import status, warn
+from lorarar.console import print_rows, print_table, status, warn
 from lorarar.errors import FailedCheck, InputError, describe_os_error
 from lorarar.files import atomic_file, atomic_folder, check_output, check_schema
 from lorarar.lora import LoRA, LoraLayer, write_lora
@@ -208,6 +208,22 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
         (folder / "new").touch()
     assert (tmp_path / "folder").is_symlink()
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["new"]
+
+
+def test_what_a_terminal_would_obey_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "unet.\x1b[2J\x1b[31mEVIL\u202e"
+    warn([evil])
+    print_rows([(evil, evil)])
+    print_table((evil,), [(evil,)], title=evil)
+
+    def fails(_: object) -> int:
+        raise InputError(f"{evil}: no such layer; give another")
+
+    with pytest.raises(SystemExit):
+        run_command(fails)
+    said = capsys.readouterr()
+    for text in (said.out, said.err):
+        assert r"EVIL\u202e" in text and "\x1b" not in text and "\u202e" not in text
 
 
 def test_json_that_is_nested_too_deeply_is_refused() -> None:

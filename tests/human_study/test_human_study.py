@@ -276,6 +276,14 @@ def test_the_command_makes_serves_and_summarises(
     assert (server.returncode, err) == (0, "")
     assert out == f"stopped: 1 answers of 1 participants in {study / 'answers.sqlite'}\n"
 
+    (tmp_path / "taken" / "answers.csv").mkdir(parents=True)
+    for taken, says in (
+        (tmp_path / "taken", "answers.csv: this is a folder"),
+        (study / "study.json", "this is a file"),
+    ):
+        with pytest.raises(InputError, match=says):
+            main(["summary", str(study), "-o", str(taken)])
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["answers.csv"]
     assert main(["summary", str(study), "-o", str(tmp_path / "report")]) == 0
     assert "1 answers of 1 participants (0 of them complete)" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [

@@ -94,6 +94,7 @@ def test_images_may_lie_anywhere(tmp_path: Path) -> None:
         (lambda data: data["pairs"][1]["methods"].pop(RIVAL), r"pairs\[1\] holds other methods"),
         (lambda data: data["pairs"][1]["methods"][RIVAL][0].update(image="gone.png"), "no such image"),
         (lambda data: data["pairs"][0]["references"].update(style="results.json"), "not a whole PNG"),
+        (lambda data: data["pairs"].append(data["pairs"][0]), "two pairs of these results are called"),
     ],
 )
 def test_bad_results_are_refused_and_nothing_is_left(
