@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.command import add_run_options, choices, measure, run_settings, say_if_busy
 from benchmarks.record import ANYWHERE
 from benchmarks.timing import OnCase, document_head, keep_freed_memory
+from export.targets import find_target, require_toolchains
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE, load_layout
 from lorarar.command_line import Parser, main_of, run_command
 from lorarar.console import console, print_table
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     ranks = parse_ranks(args.rank)
     targets = () if args.target == "none" else choices("target", args.target, ANYWHERE)
     check_at_least(0, ziplora_steps=args.ziplora_steps)
+    for target in targets:
+        require_toolchains(find_target(target))
     settings = run_settings(args)
     import torch
 

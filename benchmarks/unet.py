@@ -15,7 +15,8 @@ from typing import Any
 from benchmarks.command import add_run_options, choices, measure, run_settings, say_if_busy
 from benchmarks.record import ANYWHERE
 from benchmarks.unet_times import UNetExport, measure_unets
-from export.targets import find_target
+from export.options import require_stack
+from export.targets import find_target, require_toolchains
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE
 from lorarar.command_line import Parser, main_of, run_command
 from lorarar.console import console, print_table
@@ -46,6 +47,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("`precision` is empty; give one such as fp32, or several with commas")
     for target, precision in cases:
         find_target(target).require("unet", precision)
+    for target in {target for target, _ in cases}:
+        require_toolchains(find_target(target))
+    if args.rank is not None:
+        require_stack(args.rank)
     settings = run_settings(args)
     unet = UNetExport(args.base, args.untrained, args.rank, args.resolution, args.batch)
     with tempfile.TemporaryDirectory() as temporary:

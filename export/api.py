@@ -47,7 +47,9 @@ from export.options import (
     Source,
     UNetOptions,
     ignore_progress,
+    require_start,
 )
+from export.resume import require_replaceable
 from export.source import (
     Base,
     Fused,
@@ -61,7 +63,7 @@ from export.source import (
     chosen_unet,
     is_loaded,
 )
-from export.targets import find_offer
+from export.targets import find_offer, require_toolchains
 from export.write import write_hypernet, write_pipeline, write_unet
 from lorarar.base.names import DEFAULT_BASE, GUIDANCE, PAPER_GUIDANCE, with_text_encoders
 from lorarar.errors import InputError
@@ -86,7 +88,7 @@ def hypernet(
 
     A loaded `base` is left as it is: only its layout is read. The parameters are described in `export.api`.
     """
-    _, precision = find_offer(target, "hypernet", precision, soc)
+    precision = _offered(out, target, "hypernet", precision, soc)
     options = HypernetOptions(
         target, precision, chosen_rank(base, rank, loras), loras=loras, soc=soc, unchecked=unchecked
     )
@@ -118,7 +120,7 @@ def unet(
     With `fused` it has none: that LoRA (a file or an object) is added into the weights, or a content and a style LoRA
     merged by `hypernet`. The other parameters are described in `export.api`.
     """
-    _, precision = find_offer(target, "unet", precision, soc)
+    precision = _offered(out, target, "unet", precision, soc)
     if fused is not None:
         _require_no_adapters(rank=rank, loras=loras, adapt=adapt)
     if untrained and is_loaded(base):
@@ -164,7 +166,9 @@ def pipeline(
     faint seams. `steps` and `guidance` are what apps start with; the default of the guidance is the base's own. The
     other parameters are described in `export.api`.
     """
-    _, precision = find_offer(target, "unet", precision, soc, vae_precision)
+    precision = _offered(out, target, "unet", precision, soc, vae_precision)
+    guidance = GUIDANCE.get(base_name(base), PAPER_GUIDANCE) if guidance is None else guidance
+    require_start(steps, guidance)
     rank = chosen_rank(base, rank, loras)
     layout = base_layout(base, adapt)
     loaded = chosen_hypernet(base, layout, hypernet, untrained, alone=False)
@@ -173,10 +177,29 @@ def pipeline(
     if text_adapters:
         layout = with_text_encoders(layout, {name: getattr(found, name) for name in TEXT_PARTS.values()})
     source = Source(found, layout, loaded)
-    guidance = GUIDANCE.get(base_name(base), PAPER_GUIDANCE) if guidance is None else guidance
     options = PipelineOptions(target, precision, rank, size, steps, guidance, loras=loras, soc=soc, unchecked=unchecked)
     options = replace(options, vae_precision=vae_precision, vae_tile=vae_tile)
     return write_pipeline(source, options, _folder(out, layout.base, options), on_progress)
+
+
+def _offered(
+    out: str | Path | None,
+    target: str,
+    component: str,
+    precision: str | None,
+    soc: str | None,
+    vae_precision: str | None = None,
+) -> str:
+    """Return the precision of a component (default: the target's own).
+
+    Raises InputError as `find_offer`, and at once for what a base, which may be many GB, would be loaded in vain for:
+    an `out` that is no bundle, and a toolchain or runtime that is missing.
+    """
+    found, precision = find_offer(target, component, precision, soc, vae_precision)
+    if out is not None:
+        require_replaceable(Path(out))
+    require_toolchains(found)
+    return precision
 
 
 def _require_no_adapters(**given: object) -> None:

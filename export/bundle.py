@@ -21,12 +21,11 @@ from export.graph import Graph
 from export.live_memory import live_bytes
 from export.options import HypernetOptions, OnProgress, Report
 from export.resume import Unfinished, require_replaceable, unfinished_folder
-from export.targets import Target, find_target
+from export.targets import Target, find_target, require_toolchains
 from lorarar import __version__
 from lorarar.errors import CutShort, FailedCheck, InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import COEFFICIENTS, Layout, Shape
-from runtime_py.backends import load_backend
 from runtime_py.bundle import Bundle
 from runtime_py.check import CheckRow, check_component, check_pipeline
 from runtime_py.golden import GENERATOR, GENERATOR_TEXT
@@ -49,8 +48,7 @@ def new_bundle(out: Path, target: Target, facts: Mapping[str, Any], on_progress:
     facts.
     """
     require_replaceable(out)
-    target.load_converter()
-    load_backend(target.name)  # What could not be checked in the end is not begun.
+    require_toolchains(target)
     with unfinished_folder(out, facts) as work:
         yield BundleWriter(work, out, target, on_progress)
         try:

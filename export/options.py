@@ -54,6 +54,14 @@ def require_batch(batch: int) -> None:
         raise InputError(f"`batch` is {batch}; valid are 1, and 2 for guidance in one run")
 
 
+def require_start(steps: int, guidance: float) -> None:
+    """Refuse what an app can't start with, with InputError."""
+    if not 1 <= steps <= MAX_STEPS:
+        raise InputError(f"`steps` is {steps}; valid are 1 to {MAX_STEPS}")
+    if not (math.isfinite(guidance) and guidance >= 1):
+        raise InputError(f"`guidance` is {guidance}; give 1 (no guidance) or more, 3 to 7 are usual")
+
+
 def require_pixels(pixels: int) -> None:
     """Refuse images of more pixels a side than a pipeline's can have."""
     if pixels > MAX_PIXELS:
@@ -119,10 +127,7 @@ class PipelineOptions(HypernetOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.steps <= MAX_STEPS:
-            raise InputError(f"`steps` is {self.steps}; valid are 1 to {MAX_STEPS}")
-        if not (math.isfinite(self.guidance) and self.guidance >= 1):
-            raise InputError(f"`guidance` is {self.guidance}; give 1 (no guidance) or more, 3 to 7 are usual")
+        require_start(self.steps, self.guidance)
         require_pixels(self.size.pixels)
         decoded_size(self.size, self.vae_tile)
 

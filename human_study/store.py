@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,9 @@ CREATE TABLE IF NOT EXISTS answers (
     PRIMARY KEY (participant, task),
     FOREIGN KEY (participant, task) REFERENCES assignments (participant, task));
 """
+
+
+_NAMES = ("meta", "participants", "assignments", "answers")
 
 
 class UnknownParticipant(Exception):
@@ -97,10 +101,13 @@ class Store:
         self.study = study
         path.parent.mkdir(parents=True, exist_ok=True)
         fingerprint = study.fingerprint()
-        with _readable(path), closing(_connect(path)) as database:
+        with _readable(path), closing(_connect(path, "rwc")) as database:
+            # Looked at before anything is written, for it may be anybody's.
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if tables and "meta" not in tables:
+            if tables - set(_NAMES) or (tables and "meta" not in tables):
                 raise InputError(f"{path}: a database of another program; choose another file as `answers`")
+            if tables and (meta := dict(database.execute("SELECT key, value FROM meta"))):
+                _check_meta(path, meta, fingerprint)
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(_TABLES)
             with _transaction(database):
@@ -166,8 +173,8 @@ class Store:
         return int(given)
 
     def counts(self) -> tuple[int, int]:
-        """Count the participants who have answered something, and the answers."""
-        with closing(_connect(self.path)) as database:
+        """Count the participants who have answered something, and the answers. Raises InputError as `Store`."""
+        with _readable(self.path), closing(_connect(self.path)) as database:
             row = database.execute("SELECT count(DISTINCT participant), count(*) FROM answers").fetchone()
         return int(row[0]), int(row[1])
 
@@ -176,14 +183,21 @@ def read_answers(path: Path, study: Study) -> list[Answer]:
     """Read every answer in the file, by participant and position; also while a server writes. Raises InputError."""
     if not path.is_file():
         raise InputError(f"{path}: no answers there; run  lorarar study serve  first, or check `answers`")
-    with _readable(path), closing(_connect(path, _is_archived(path))) as database:
+    with _readable(path), closing(_connect(path, "ro&immutable=1" if _is_archived(path) else "rw")) as database:
         meta = dict(database.execute("SELECT key, value FROM meta"))
         _check_meta(path, meta, study.fingerprint())
         rows = database.execute(
             "SELECT participant, position, task, option1, option2, choice, preferred, seconds, corrections "
             "FROM answers JOIN assignments USING (participant, task) ORDER BY participant, position"
         ).fetchall()
-    return [Answer(*row) for row in rows]
+    answers = [Answer(*row) for row in rows]
+    for each in answers:
+        if not isinstance(each.seconds, float) or each.preferred not in (None, *study.methods):
+            raise InputError(
+                f"{path}: the answer of participant {each.participant} to {each.task!r} is damaged; give an undamaged "
+                "copy as `answers`"
+            )
+    return answers
 
 
 def _check_meta(path: Path, meta: dict[str, str], fingerprint: str) -> None:
@@ -194,6 +208,8 @@ def _check_meta(path: Path, meta: dict[str, str], fingerprint: str) -> None:
             f"{path}: these answers belong to a study with other methods, tasks or images; "
             "give that study, or another file as `answers`"
         )
+    if not re.fullmatch("[0-9a-f]{64}", meta.get("image_key", "")):
+        raise InputError(f"{path}: its key is damaged; give an undamaged copy as `answers`")
 
 
 @contextmanager
@@ -210,10 +226,11 @@ def _is_archived(path: Path) -> bool:
     return not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
 
 
-def _connect(path: Path, archived: bool = False) -> sqlite3.Connection:
-    name = f"{path.resolve().as_uri()}?mode=ro&immutable=1" if archived else path
+def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
+    """Open the file; only `rwc` makes one that is not there, since answers may be moved away while a server runs."""
     # Autocommit, so that transactions begin and end where _transaction says.
-    database = sqlite3.connect(name, timeout=BUSY_SECONDS, isolation_level=None, uri=archived)
+    name = f"{path.resolve().as_uri()}?mode={mode}"
+    database = sqlite3.connect(name, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
     database.execute("PRAGMA foreign_keys = ON")
     return database
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from export.targets import coreai, coreml, executorch, onnx, qnn
 from export.targets.target import Target as Target
 from lorarar.errors import InputError
+from runtime_py.backends import load_backend
 
 TARGETS: dict[str, Target] = {module.TARGET.name: module.TARGET for module in (onnx, coreml, coreai, executorch, qnn)}
 APPS = {"android_demo": "app/src/main/assets/bundles", "ios_demo": "App/Resources/bundles"}
@@ -23,6 +24,12 @@ def find_target(name: str) -> Target:
     if name not in TARGETS:
         raise InputError(f"unknown `target` {name!r}; valid are {', '.join(TARGETS)}")
     return TARGETS[name]
+
+
+def require_toolchains(target: Target) -> None:
+    """Refuse a target whose toolchain is missing, or its runtime: what can't be checked in the end is not begun."""
+    target.load_converter()
+    load_backend(target.name)
 
 
 def find_offer(

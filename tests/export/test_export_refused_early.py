@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tiny_world import tiny_hypernet
 from unet_runs import options as unet_options
 from unet_runs import tiny_unet
 
-from export import bundle, write
+from export import api, bundle, write
 from export.graph import ImageSize
 from export.options import PipelineOptions, Source
 from export.source import chosen_hypernet
@@ -113,3 +114,28 @@ def test_more_inputs_than_a_manifest_allows(
 def test_more_pixels_than_a_manifest_allows() -> None:
     with pytest.raises(InputError, match="`resolution` is 4104; a pipeline's is 4096 at most"):
         PipelineOptions("onnx", "fp32", 2, ImageSize(4104, 513, 1), 4, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"steps": 0}, "`steps` is 0"),
+        ({"guidance": 0.5}, r"`guidance` is 0\.5"),
+        ({"out": "thesis"}, "thesis exists and is not a bundle"),
+        ({"target": "executorch"}, "executorch is not installed"),
+    ],
+)
+def test_what_needs_no_base_is_refused_before_one_is_loaded(
+    given: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("too late")
+
+    for name in ("base_layout", "chosen_unet", "chosen_pipeline"):
+        monkeypatch.setattr(api, name, refuse)
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "1.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=says):
+        api.pipeline("owner/sdxl", **{"target": "onnx", **given})

@@ -127,15 +127,64 @@ def test_a_file_that_is_no_database_is_refused_and_kept(study: Study, tmp_path: 
     assert path.read_bytes() == before
 
 
-def test_another_programs_database_is_refused_and_kept(study: Study, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "made",
+    [
+        "CREATE TABLE notes (text)",
+        # As Chromium's files have it.
+        "CREATE TABLE meta (key TEXT, value TEXT); CREATE TABLE urls (url TEXT)",
+    ],
+)
+def test_another_programs_database_is_refused_and_kept(made: str, study: Study, tmp_path: Path) -> None:
     path = tmp_path / "notes.db"
     with closing(sqlite3.connect(path)) as database:
-        database.execute("CREATE TABLE notes (text)")
+        database.executescript(made)
         database.commit()
     before = path.read_bytes()
     with pytest.raises(InputError, match="a database of another program"):
         Store(path, study)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("UPDATE meta SET value = '9' WHERE key = 'schema_version'", "answers of another version of the toolkit"),
+        ("UPDATE meta SET value = 'xyz' WHERE key = 'image_key'", "its key is damaged"),
+    ],
+)
+def test_answers_that_can_t_be_taken_up_are_refused_and_kept(
+    change: str, says: str, store: Store, study: Study
+) -> None:
+    with closing(sqlite3.connect(store.path)) as database:
+        database.execute(change)
+        database.execute("DROP TABLE answers")  # which a version to come may call otherwise
+        database.commit()
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = store.path.read_bytes()
+    with pytest.raises(InputError, match=says):
+        Store(store.path, study)
+    assert store.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["seconds = 'x'", "preferred = 'nobody'"])
+def test_damaged_answers_are_told(change: str, store: Store, study: Study) -> None:
+    store.record(store.new_participant(), 0, "option1", 1.5)
+    with closing(sqlite3.connect(store.path)) as database:
+        database.execute(f"UPDATE answers SET {change}")
+        database.commit()
+    with pytest.raises(InputError, match=r"the answer of participant 1 to .* is damaged"):
+        read_answers(store.path, study)
+
+
+def test_answers_that_were_moved_away_are_not_begun_anew(store: Store, tmp_path: Path) -> None:
+    token = store.new_participant()
+    store.path.rename(tmp_path / "elsewhere.sqlite")
+    with pytest.raises(sqlite3.OperationalError):
+        store.record(token, 0, "option1", 1.5)
+    with pytest.raises(InputError, match="can't be used as a file of answers"):
+        store.counts()
+    assert not store.path.exists()
 
 
 def test_many_threads_and_two_stores_write_at_once(store: Store, study: Study) -> None:
