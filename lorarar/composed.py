@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from lorarar.errors import InputError
 
@@ -24,8 +25,8 @@ def steps_of(share: float, steps: int) -> int:
 
 def check_share(composed_share: float) -> None:
     """Refuse a share of the steps that is not above 0 and at most 1."""
-    if not (math.isfinite(composed_share) and 0 < composed_share <= 1):
-        raise InputError(f"`composed_share` is {composed_share}; give a share of the steps above 0, at most 1")
+    if not (isinstance(composed_share, Real) and math.isfinite(composed_share) and 0 < composed_share <= 1):
+        raise InputError(f"`composed_share` is {composed_share!r}; give a share of the steps above 0, at most 1")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ComposedStart:
 
     def __post_init__(self) -> None:
         check_share(self.share)
-        if not self.subject.strip() or not self.subject_class.strip():
+        if not all(isinstance(text, str) and text.strip() for text in (self.subject, self.subject_class)):
             raise InputError(
                 "a composed start needs `subject` and `subject_class`, such as 'a sks dog' and 'a dog'; give both"
             )

@@ -7,6 +7,7 @@ import numpy as np
 from lorarar.errors import InputError
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, LoraLayer
+from lorarar.lora.write import MAX_RANK
 from lorarar.settings import check_at_least, check_seed
 
 DEFAULT_RANK = 16
@@ -20,6 +21,8 @@ def synthetic_lora(layout: Layout, rank: int = DEFAULT_RANK, seed: int = 0, stre
     as trained LoRAs differ from block to block too. Raises InputError for numbers that are out of range.
     """
     check_at_least(1, rank=rank)
+    if rank > MAX_RANK:
+        raise InputError(f"`rank` is {rank}; give a rank of at most {MAX_RANK}, which a file can have")
     check_seed(seed)
     if not 0 <= strength <= MOST_STRENGTH:
         raise InputError(f"`strength` is {strength}; give a number from 0 to {MOST_STRENGTH:g}")

@@ -221,6 +221,8 @@ def _check_block_weights(given: BlockWeights, stack: Stack) -> dict[str, np.ndar
     found, loras = {}, len(stack.loras)
     names = [layer.removeprefix(UNET) for layer in stack.layout.layers] if given else []
     for start, weight in given.items():
+        if not isinstance(start, str):
+            raise InputError(f"`block_weights` names {start!r}; give a block's name, such as down_blocks.1")
         each = finite(weight)
         if each is None or each.shape not in ((), (loras,)):
             raise InputError(f"`block_weights` of {start} are {weight}; give a finite number, or one for each LoRA")

@@ -56,6 +56,8 @@ class Request:
             raise InputError(f"`guidance` is {self.guidance!r}; give 1 (off) or more, 3 to 7 are usual")
         if self.negative is not None and self.guidance == 1:
             raise InputError("`negative` means nothing without guidance; give a `guidance` above 1, or leave it out")
+        if not isinstance(self.composed, ComposedStart | None):
+            raise InputError(f"`composed` is {self.composed!r}; give a ComposedStart, or leave it out")
         texts = {"prompt": self.prompt, "negative": self.negative or ""}
         if self.composed is not None:
             texts |= {"subject": self.composed.subject, "subject_class": self.composed.subject_class}

@@ -6,7 +6,7 @@ strength, a block weight or another method is a multiplication.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -113,7 +113,7 @@ class Session:
         InputError for more than the bundle takes, for ranks that it has no room for, for one that is of another base
         or can't be read.
         """
-        if loras is None or isinstance(loras, (str, Path, LoRA, Mapping)):
+        if isinstance(loras, (str, Path, LoRA, Mapping)) or not isinstance(loras, Iterable):
             raise InputError("`loras` are a list: a content and a style LoRA, one LoRA alone, or none")
         read = tuple(map(as_lora, loras))
         self._set(read, self.bundle.stacked(read))
@@ -235,7 +235,8 @@ class Session:
         on_stage: OnStage = lambda *_: None,
     ) -> list[Drawn]:
         """Draw a request once for each of these strengths, as many at once as the UNet takes rows."""
-        checked = [check_strengths(given, len(self._loras)) for given in strengths]
+        listed = strengths if isinstance(strengths, Iterable) and not isinstance(strengths, str) else ()
+        checked = [check_strengths(given, len(self._loras)) for given in listed]
         if not checked:
             raise InputError("`strengths` are none; give those of one image or more")
         return self._draw(request, [self._blend_at(given) for given in checked], checked, lambda *_: None, on_stage)

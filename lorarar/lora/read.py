@@ -71,7 +71,9 @@ def read_lora(
 
 
 def as_lora(source: LoraSource) -> LoRA:
-    """Return the LoRA that is given, or read it as `read_lora` does."""
+    """Return the LoRA that is given, or read it as `read_lora` does. Raises InputError for what is neither."""
+    if not isinstance(source, LoRA | str | PathLike | Mapping):
+        raise InputError(f"{source!r} is no LoRA; give one, the path of a file or a PEFT folder, or a state dict")
     return source if isinstance(source, LoRA) else read_lora(source)
 
 

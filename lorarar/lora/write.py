@@ -45,7 +45,7 @@ MADE_FOR = "lorarar_architecture"
 """Where a merge's metadata have the architecture of its base, which its layers may not tell: `sdxl` or `koala`."""
 
 MAX_THREADS = 4
-_MAX_RANK = 4096  # of a layer that is no wider; all layers get the largest rank, and a hostile one fills the disk
+MAX_RANK = 4096  # of a layer that is no wider; all layers get the largest rank, and a hostile one fills the disk
 # Metadata that describes the factors as they were, which the written ones are not.
 _STALE = ("lora_adapter_metadata", "ss_network_", "sshs_", "modelspec.hash_", "format")
 
@@ -164,7 +164,7 @@ def _uniform_ranks(lora: LoRA) -> dict[str, int]:
         component = module.partition(".")[0]
         if component not in COMPONENTS:
             raise InputError(f"'{shorten(module)}' is in no component; a layer's name starts with {COMPONENTS}")
-        most = max(_MAX_RANK, layer.out_features, math.prod(layer.weight_shape[1:]))
+        most = max(MAX_RANK, layer.out_features, math.prod(layer.weight_shape[1:]))
         if not 1 <= layer.rank <= most:
             raise InputError(
                 f"{lora.source}: '{shorten(module)}' has rank {layer.rank:,}, which no LoRA of its size needs; it may "

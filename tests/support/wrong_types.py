@@ -48,14 +48,20 @@ def wrong(session: Session) -> dict[str, Any]:
             lambda given=given: session.merge(coefficients={LAYER: given}) for given in NO_NUMBERS
         ],
         "`loras` are a list": [
-            lambda given=given: session.load(given) for given in ("a", Path("a"), read_lora(CONTENT), {"a": 1}, None)
+            lambda given=given: session.load(given) for given in ("a", Path("a"), read_lora(CONTENT), {"a": 1}, None, 5)
         ],
+        "5 is no LoRA": [lambda: session.load([5])],
+        "None is no LoRA": [lambda: session.load([None])],
+        "`composed_share` is '0.5'": [lambda: ComposedStart("a", "b", "0.5")],
+        "a composed start needs": [lambda: ComposedStart(None, "x"), lambda: ComposedStart("x", 5)],
+        "`composed` is": [lambda: ask("a", composed="x")],
+        "`block_weights` names 0": [lambda: session.merge("direct", block_weights={0: 1.0})],
         "`density` is": [lambda given=given: MergeOptions(density=given) for given in ("a", [0.5], None)],
         "`mu` is": [lambda given=given: MergeOptions(mu=given) for given in ("a", [0.5], None)],
         "`content_scale` is": [lambda given=given: MergeOptions(content_scale=given) for given in ("a", [1.0], None)],
         "`rank_out` is": [lambda given=given: MergeOptions(rank_out=given) for given in ("2", 2.5, [2])],
         "`rule` is": [lambda given=given: MergeOptions(rule=given) for given in (["sum"], None, 1)],
-        "`strengths` are none": [lambda: session.draw_strengths(request, [])],
+        "`strengths` are none": [lambda given=given: session.draw_strengths(request, given) for given in ([], 5, "x")],
         "`block_weights` are": [lambda given=given: session.merge(block_weights=given) for given in NO_DICT],
         "`coefficients` are": [lambda given=given: session.merge(coefficients=given) for given in NO_DICT],
         "`steps` is": [lambda given=given: ask("a", steps=given) for given in (2.0, "2", 0, -3, [2], 10**6)],
