@@ -61,11 +61,14 @@ def _onnx_multiply_adds(component: Component, given: Sizes) -> int:
     """Count by the sizes that the exporter left in the graph; a rank left open is that of the golden inputs."""
     with named_if_missing(("onnx",), "onnx"):
         import onnx
-        from google.protobuf.message import DecodeError
 
     path = component.onnx_model
+    damaged = InputError(f"{path}: it is damaged, or no ONNX model; export the bundle again")
     try:
         graph = onnx.load(path, load_external_data=False).graph
+    except Exception:  # protobuf's own, a package that onnx brings
+        raise damaged from None
+    try:
         shapes = _stored_shapes(graph, given)
         return sum(
             math.prod(shapes[node.output[0]]) * _depth(node, shapes)
@@ -74,8 +77,8 @@ def _onnx_multiply_adds(component: Component, given: Sizes) -> int:
         )
     except KeyError as missing:
         raise InputError(f"{path}: the size of {missing.args[0]} is not stored; export the bundle again") from None
-    except (DecodeError, IndexError):
-        raise InputError(f"{path}: it is damaged, or no ONNX model; export the bundle again") from None
+    except IndexError:
+        raise damaged from None
 
 
 def _stored_shapes(graph: Any, given: Sizes) -> dict[str, Sequence[int]]:

@@ -50,8 +50,8 @@ def check_output(output: Path, *inputs: Path) -> None:
     _check_replaceable(output)
     place = resolved(output)
     for given in inputs:
-        # A PEFT folder or a bundle is an input as a whole: writing into it would change what it holds.
-        if resolved(given) in (place, *(place.parents if given.is_dir() else [])):
+        # A PEFT folder is an input as a whole: writing into it would change what it holds.
+        if resolved(given) in (place, *([place.parent] if given.is_dir() else [])):
             raise InputError(f"{output}: writing there would overwrite the input {given}; choose another output")
         if output.exists() and given.exists() and output.samefile(given):
             raise InputError(f"{output}: this is the same file as the input {given}; choose another output")

@@ -266,7 +266,7 @@ def test_a_peft_folder_is_not_written_into(files: Path) -> None:
 
 def test_a_bundle_is_not_written_into(files: Path) -> None:
     (files / "bundle" / "golden").mkdir(parents=True)
-    with pytest.raises(InputError, match="would overwrite the input bundle"):
+    with pytest.raises(InputError, match="would overwrite the input bundle/golden"):
         main(["dog.safetensors", "paint.safetensors", "--bundle", "bundle", "-o", "bundle/golden/m.safetensors"])
 
 

@@ -292,7 +292,7 @@ def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.Capt
     given = ["pipeline", "--target", "onnx", "--base", str(shallow_pipeline), "--rank", "2", "-o", str(out)]
     for extra, said in (
         ([], "give --hypernet"),
-        (["--untrained", "--steps", "0"], "--untrained is for the named bases"),
+        (["--untrained"], "--untrained is for the named bases"),
         (["--plan"], "--plan makes nothing, so --out can't apply"),
     ):
         with pytest.raises(InputError, match=said):
