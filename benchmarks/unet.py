@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("`precision` is empty; give one such as fp32, or several with commas")
     for target, precision in cases:
         find_target(target).require("unet", precision)
-    for target in {target for target, _ in cases}:
+    for target in dict.fromkeys(target for target, _ in cases):
         require_toolchains(find_target(target))
     if args.rank is not None:
         require_stack(args.rank)

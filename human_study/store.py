@@ -41,9 +41,7 @@ CREATE TABLE IF NOT EXISTS answers (
     PRIMARY KEY (participant, task),
     FOREIGN KEY (participant, task) REFERENCES assignments (participant, task));
 """
-
-
-_NAMES = ("meta", "participants", "assignments", "answers")
+_TABLE_NAMES = {"meta", "participants", "assignments", "answers"}
 
 
 class UnknownParticipant(Exception):
@@ -104,7 +102,7 @@ class Store:
         with _readable(path), closing(_connect(path, "rwc")) as database:
             # Looked at before anything is written, for it may be anybody's.
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if tables - set(_NAMES) or (tables and "meta" not in tables):
+            if tables - _TABLE_NAMES or (tables and "meta" not in tables):
                 raise InputError(f"{path}: a database of another program; choose another file as `answers`")
             if tables and (meta := dict(database.execute("SELECT key, value FROM meta"))):
                 _check_meta(path, meta, fingerprint)

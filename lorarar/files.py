@@ -225,8 +225,11 @@ def _validator() -> Any:
     """
     from jsonschema import Draft202012Validator, validators
 
-    kinds = {"integer": lambda _, value: type(value) is int and _is_double(value), "number": lambda _, v: _is_double(v)}
-    kinds["string"] = lambda _, value: isinstance(value, str) and value == in_utf8(value)
+    kinds = {
+        "integer": lambda _, value: type(value) is int and _is_double(value),
+        "number": lambda _, value: _is_double(value),
+        "string": lambda _, value: isinstance(value, str) and value == in_utf8(value),
+    }
     types = Draft202012Validator.TYPE_CHECKER.redefine_many(kinds)
     return validators.extend(Draft202012Validator, type_checker=types)
 

@@ -87,8 +87,8 @@ def lint_package(package: Package, component: str = "") -> list[Finding]:
             places: dict[str, list[str]] = {}
             with one_sentence(package.root):
                 graph = build(name, part.mlProgram.functions[name], package)
-            for rule, place in _broken(graph):
-                places.setdefault(rule, []).append(place)
+                for rule, place in _broken(graph):
+                    places.setdefault(rule, []).append(place)
             found += [Finding(component, chunk, rule, len(all_), all_[0]) for rule, all_ in places.items()]
     return sorted(found, key=lambda finding: (finding.chunk, list(RULES).index(finding.rule)))
 
@@ -131,6 +131,8 @@ def _of_products(step: Step, graph: FunctionPlan, types: Mapping[str, TensorType
         return
     flag = step.inputs.get("transpose_x", ("",))[0]
     turned = bool(graph.constants[flag]) if flag in graph.constants else False
-    inner = types[first].shape[-2 if turned else -1]
+    shape = types[first].shape
+    # A vector is not turned, and of an open rank nothing is known.
+    inner = shape[-2 if turned and len(shape) > 1 else -1] if shape else None
     if inner is not None and inner % INNER:
         yield "inner"

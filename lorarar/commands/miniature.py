@@ -121,8 +121,9 @@ def _build(args: argparse.Namespace) -> int:
         # Not needed for --help: it imports torch.
         from miniature.pipelines import open_pipeline, trainings_of
         from miniature.stages import BuildPlan, check_output
-    if args.start is not None:
-        trainings_of(args.start), open_pipeline(args.start)  # An hour of drawing comes before they are needed.
+    if args.start is not None:  # Much drawing comes before it is needed.
+        trainings_of(args.start)
+        open_pipeline(args.start)
     check_output(args.out, args.work)
     check_device(args.device)
     names = list(STAGES)

@@ -59,7 +59,7 @@ class LossSettings:
 
 
 def check_weighed(regulariser: str | None, weight: float | None) -> None:
-    """Refuse a λ, by whoever gives one, that no term has."""
+    """Refuse a λ that a user gave beside a regulariser of none; neither may be given."""
     if regulariser == "none" and weight is not None:
         raise InputError("without a regulariser there is nothing to weigh; leave `weight` out")
 

@@ -83,7 +83,7 @@ def one_sentence(path: Path | str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (KeyError, MemoryError, OverflowError, ValueError) as error:
+    except (KeyError, IndexError, MemoryError, OverflowError, RecursionError, ValueError) as error:
         said = f"{type(error).__name__}: {error}"
         raise InputError(f"{path} is damaged or contradicts itself ({said}); copy or export it again") from None
 

@@ -76,6 +76,23 @@ def test_products_with_a_factor_turned_and_with_constants(tmp_path: Path) -> Non
     assert rules_of(constant) == {"linear": 1}
 
 
+def test_products_of_vectors_and_of_open_ranks(tmp_path: Path) -> None:
+    given = {"x": np.zeros((32, 5), HALF), "y": np.zeros((32, 4), HALF)}
+    package = Package.open(
+        save(tmp_path / "a.mlpackage", lambda x, y: mb.matmul(x=x, y=y, transpose_x=True, name="z"), given)
+    )
+    for size, rules in ((33, ["inner"]), (32, []), (None, [])):
+        (function,) = package.parts[0].mlProgram.functions.values()
+        kind = function.inputs[0].type.tensorType
+        del kind.dimensions[:]
+        kind.rank = -1 if size is None else 1
+        if size is None:
+            kind.dimensions.add().unknown.variadic = True
+        else:
+            kind.dimensions.add().constant.size = size
+        assert [finding.rule for finding in lint_package(package)] == rules
+
+
 def test_features_and_weights_have_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "p.mlpackage", convolved, {"x": np.zeros((1, 64, 4, 4), HALF)})
     assert rules_of(path) == {}

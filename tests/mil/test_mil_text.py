@@ -168,7 +168,14 @@ def test_changed_letters_never_escape(seed: int, package: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "told", ["[]", "{}", "[[]]", '[{"inputSchema": 3}]', '[{"inputSchema": [{}], "outputSchema": []}]', "[1]"]
+    "told",
+    [
+        *("[]", "{}", "[[]]", "[1]", '[{"inputSchema": 3}]', '[{"inputSchema": [{}], "outputSchema": []}]'),
+        '[{"inputSchema": [{"name": "x", "type": "MultiArray", "dataType": "Float32", "shape": "'
+        + "[" * 20_000
+        + '"}], "outputSchema": []}]',
+    ],
+    ids=lambda told: told[:40],
 )
 def test_a_wrong_description_is_told(told: str, package: Path, tmp_path: Path) -> None:
     made = compiled(package, tmp_path / "p.mlmodelc", True)
