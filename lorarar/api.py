@@ -19,7 +19,9 @@ from lorarar.settings import check_choice
 from lorarar.toolchains import require_torch
 
 if TYPE_CHECKING:
+    from lorarar.hypernet.checkpoints import LoadedPredictor
     from lorarar.hypernet.network import Hypernetwork
+    from lorarar.layout import Layout
     from lorarar.training.examples import Reference
     from lorarar.training.hyper_settings import ZipSettings
 
@@ -79,19 +81,25 @@ class MergeRequest:
             return self._optimise(content, style, on_progress)
         if self.method in SSR:
             return self._route(content, style, on_progress)
-        layout = load_layout(self.base)
-        if self.method != "learned":
+        layout, loaded = self.open()
+        if loaded is None:
             return merge_loras(content, style, layout, self.method, MergeOptions(**self.options), on_progress)
-        # Here, since it imports torch, which the other methods can do without.
-        from lorarar.hypernet.checkpoints import open_predictor
-
-        hypernet = Path(self.hypernet) if isinstance(self.hypernet, (str, PathLike)) else self.hypernet
-        loaded = open_predictor(self.base, layout, hypernet, self.untrained)
         options = learned_options(loaded.predictor, **self.options)
         merged = merge_loras(content, style, layout, self.method, options, on_progress)
         facts = {"hypernet": loaded.source, "hypernet_sha256": loaded.sha256}
         facts["hypernet_trained"] = str(loaded.trained).lower()
         return replace(merged, warnings=(*loaded.warnings, *merged.warnings)).with_facts(facts)
+
+    def open(self) -> tuple[Layout, LoadedPredictor | None]:
+        """Open the base's layout, and the hypernetwork where the method has one; InputError when they can't be had."""
+        layout = load_layout(self.base)
+        if self.method != "learned":
+            return layout, None
+        # Here, since it imports torch, which the other methods can do without.
+        from lorarar.hypernet.checkpoints import open_predictor
+
+        hypernet = Path(self.hypernet) if isinstance(self.hypernet, (str, PathLike)) else self.hypernet
+        return layout, open_predictor(self.base, layout, hypernet, self.untrained)
 
     def _optimise(self, content: LoRA, style: LoRA, on_progress: OnProgress | None) -> Merged:
         """Merge by ZipLoRA, which runs the base on the examples."""

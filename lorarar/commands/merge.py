@@ -111,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
     if args.coefficients_plot is not None:
         raise InputError("`coefficients_plot` is drawn of a bundle's merge; give `bundle` too, or leave it out")
     request = _request(args)
+    if args.convert is not None:
+        request.open()  # A conversion, which decomposes each layer, comes before it is needed.
     watch = Stopwatch()
     with watch.stage("read"):
         content, style = map(_reader(args), (args.content, args.style))

@@ -236,6 +236,19 @@ def test_merge_names_its_own_option_for_the_rank(tmp_path: Path) -> None:
         merge([*given, "-o", str(tmp_path.with_suffix(".safetensors"))])
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [(["--method", "direct", "--base", "typo"], "unknown base 'typo'"), (["--base", "sdxl"], "give --hypernet")],
+)
+def test_what_a_merge_needs_is_looked_at_before_anything_is_converted(
+    given: list[str], says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "damaged.safetensors").write_bytes(b"no LoRA")
+    both = [str(tmp_path / "damaged.safetensors")] * 2
+    with pytest.raises(InputError, match=says):
+        merge([*both, *given, "--convert", "4", "-o", str(tmp_path / "out.safetensors")])
+
+
 def test_of_layers_that_lose_alike_the_first_is_named() -> None:
     names = [f"lora_unet_up_blocks_1_attentions_{index}_proj_in" for index in range(3)]
     names += [f"lora_unet_down_blocks_{block}_attentions_{index}_proj_in" for block in (1, 2) for index in range(2)]
