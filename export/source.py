@@ -48,7 +48,8 @@ def base_name(base: Base) -> str:
     """Return a base's name as the user gave it; of an object, that of the folder or id that it was loaded from."""
     if not is_loaded(base):
         return str(base)
-    source = base.config.get("_name_or_path", "") if hasattr(base, "config") else ""
+    config = getattr(base, "config", None)
+    source = config.get("_name_or_path", "") if isinstance(config, Mapping) else ""
     return Path(str(source)).name or type(base).__name__
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,6 +124,11 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
     "a rank": (lambda: export.pipeline(target="onnx", rank=0), "`rank` is 0"),
     "a batch": (lambda: export.unet(target="onnx", batch=3), "`batch` is 3"),
     "a base": (lambda: export.hypernet(3, target="onnx"), "`base` is of the type int"),
+    "a base of another library": (
+        lambda: export.unet(SimpleNamespace(config=SimpleNamespace(hidden_size=8)), target="onnx"),
+        "`base` is of the type SimpleNamespace",
+    ),
+    "a precision that is none": (lambda: export.unet(target="onnx", precision=""), "`precision` is ''"),
     "a rank without adapters": (lambda: export.unet(target="onnx", fused="a", rank=2), "`rank` is that of adapter"),
     "LoRAs without adapters": (lambda: export.unet(target="onnx", fused="a", loras=4), "`loras` is that of adapter"),
     "parts without adapters": (
