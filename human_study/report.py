@@ -5,11 +5,16 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from human_study.store import Answer
 from human_study.summary import Bounds, Share, Summary
+from lorarar.figures import png_figure
 from lorarar.files import atomic_file
 from lorarar.markdown import markdown_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FILES = ("summary.md", "summary.csv", "answers.csv", "summary.png")
 _COLORS = ("#1b6ca8", "#c9ced6", "#d98324")  # told apart by colour-blind readers and in grey
@@ -24,8 +29,7 @@ def write_report(folder: Path, summaries: Sequence[Summary], answers: Sequence[S
     for table, rows in zip(tables, (_summary_rows(summaries), _answer_rows(summaries, answers)), strict=True):
         with atomic_file(table) as path, path.open("w", newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerows(rows)
-    with atomic_file(picture) as path:
-        draw(path, summaries)
+    draw(picture, summaries)
 
 
 def percent(share: float | None) -> str:
@@ -96,12 +100,13 @@ def title(summary: Summary) -> str:
 
 def draw(path: Path, summaries: Sequence[Summary]) -> None:
     """Draw the paper's Fig. 7: one stacked bar per study, with the intervals by participants (Wilson's for one)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with png_figure(path, 8, 1.5 + 0.9 * len(summaries)) as figure:
+        _draw_bars(figure, summaries)
+
+
+def _draw_bars(figure: Figure, summaries: Sequence[Summary]) -> None:
     from matplotlib.patches import Patch
 
-    figure = Figure(figsize=(8, 1.5 + 0.9 * len(summaries)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for row, summary in enumerate(summaries):
         left = 0.0
@@ -126,7 +131,6 @@ def draw(path: Path, summaries: Sequence[Summary]) -> None:
         labels = ["first method preferred", "similar", "second method preferred"]
     handles = [Patch(color=color, label=label) for color, label in zip(_COLORS, labels, strict=True)]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=150, format="png")
 
 
 def _label(share: Share, width: float) -> str:

@@ -185,3 +185,10 @@ def test_the_picture_has_bars_as_long_as_the_shares(tmp_path: Path) -> None:
 def test_names_that_would_break_a_table_are_escaped() -> None:
     odd = Study(Path(), "?", "random", 0, ("a|b", "c"), study().example, study().tasks)
     assert "| a\\|b preferred | 0 |" in to_markdown([summarise(odd, [])])
+
+
+def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path: Path) -> None:
+    odd = Study(Path(), "?", "random", 0, ("a $^$ b", "c"), study().example, study().tasks)
+    write_report(tmp_path, [summarise(odd, [])], [[]])
+    with Image.open(tmp_path / "summary.png") as picture:
+        assert picture.format == "PNG"
