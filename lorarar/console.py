@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 
 def printable(text: str) -> str:
@@ -21,16 +23,28 @@ OnProgress = Callable[[int, int], None]
 
 
 def console(stderr: bool = False) -> Console:
-    """Make a console for strangers' text: brackets are no markup, `:dog:` is no emoji, and long lines wrap uncut."""
+    """Make a console for strangers' text: all of it is `printable`, brackets are no markup, `:dog:` is no emoji, and
+    long lines wrap uncut.
+    """
+    return _console_class()(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+@cache
+def _console_class() -> type[Console]:
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    class PlainConsole(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            """Make what is shown of a text, be it a line, a table's cell, its heading or its title."""
+            return super().render_str(printable(text), **options)
+
+    return PlainConsole
 
 
 def warn(notes: Iterable[str]) -> None:
     """Print a line for each note to the standard error."""
     for note in notes:
-        console(stderr=True).print(printable(f"warning: {note}"))
+        console(stderr=True).print(f"warning: {note}")
 
 
 def print_rows(rows: Iterable[tuple[str, str]]) -> None:
@@ -39,7 +53,7 @@ def print_rows(rows: Iterable[tuple[str, str]]) -> None:
 
     table = Table(show_header=False, box=None)
     for row in rows:
-        table.add_row(*map(printable, row))
+        table.add_row(*row)
     console().print(table)
 
 
@@ -49,11 +63,11 @@ def print_table(
     """Print a table with headings; columns are numbers, aligned to the right, but for those named in `left`."""
     from rich.table import Table
 
-    table = Table(title=None if title is None else printable(title), title_justify="left")
+    table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(printable(column), justify="left" if column in left else "right")
+        table.add_column(column, justify="left" if column in left else "right")
     for row in rows:
-        table.add_row(*map(printable, row))
+        table.add_row(*row)
     console().print(table)
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from lorarar.command_line import EXIT_FAILED_CHECK, EXIT_OK, Parser, main_of, run_command
-from lorarar.console import console, print_table, printable, status
+from lorarar.console import console, print_table, status
 from lorarar.files import atomic_file, check_json, whole
 
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     table = check_table(bundle, rows)
     print_table(table.columns, table.rows, table.title, table.left)
     for note in table.notes:
-        console().print(printable(note))
+        console().print(note)
     if args.out is not None:
         with atomic_file(args.out) as temporary:
             text = json.dumps([row.to_json() for row in rows], indent=2)

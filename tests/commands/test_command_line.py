@@ -20,7 +20,7 @@ import torch
 
 from export.resume import unfinished_folder
 from lorarar.command_line import Parser, add_settings, given_settings, main_of, run_command, settings_as_options
-from lorarar.console import print_rows, print_table, status, warn
+from lorarar.console import console, print_rows, print_table, status, warn
 from lorarar.errors import FailedCheck, InputError, describe_os_error
 from lorarar.files import atomic_file, atomic_folder, check_output, check_schema
 from lorarar.lora import LoRA, LoraLayer, write_lora
@@ -215,6 +215,7 @@ def test_what_a_terminal_would_obey_is_not_printed(capsys: pytest.CaptureFixture
     warn([evil])
     print_rows([(evil, evil)])
     print_table((evil,), [(evil,)], title=evil)
+    console().print(evil)
 
     def fails(_: object) -> int:
         raise InputError(f"{evil}: no such layer; give another")
