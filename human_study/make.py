@@ -13,7 +13,7 @@ from human_study.definition import QUESTION, SCHEMA_VERSION, STUDY_FILE, clean_p
 from human_study.example import BETTER, EXPLANATION, FILES, draw_example
 from lorarar.errors import InputError
 from lorarar.evaluation.results import PairRecord, read_results
-from lorarar.files import atomic_folder, in_utf8, resolved
+from lorarar.files import atomic_folder, is_utf8, resolved
 from lorarar.settings import check_choice
 
 CASES = ("random", "best")
@@ -46,7 +46,7 @@ def make_study(
     Raises InputError.
     """
     check_choice(CASES, case=case)
-    if not question.strip() or question != in_utf8(question):
+    if not question.strip() or not is_utf8(question):
         raise InputError(f"`question` is {question!r}; give words in UTF-8, or leave it out for the usual question")
     if len(set(methods)) != 2:
         raise InputError(f"a study compares two different methods; {methods[0]} was given twice")

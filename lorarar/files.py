@@ -100,6 +100,11 @@ def in_utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def is_utf8(text: str) -> bool:
+    """Tell whether a text can be written in UTF-8, which lone surrogates can't."""
+    return text == in_utf8(text)
+
+
 def _temporary(path: Path) -> str:
     """Return how the hidden name begins of what will become `path`: a name may have 255 bytes, 4 a character."""
     return f".{path.name[:40]}."
@@ -228,7 +233,7 @@ def _validator() -> Any:
     kinds = {
         "integer": lambda _, value: type(value) is int and _is_double(value),
         "number": lambda _, value: _is_double(value),
-        "string": lambda _, value: isinstance(value, str) and value == in_utf8(value),
+        "string": lambda _, value: isinstance(value, str) and is_utf8(value),
     }
     types = Draft202012Validator.TYPE_CHECKER.redefine_many(kinds)
     return validators.extend(Draft202012Validator, type_checker=types)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from lorarar.errors import InputError
-from lorarar.files import in_utf8
+from lorarar.files import in_utf8, is_utf8
 
 # A file that was written this shortly before it is hashed may be written again within one tick of its clock (2 s on
 # FAT, 4 ms on ext4), and would look unchanged: its hash is not kept.
@@ -47,7 +47,7 @@ def tree_sha256(path: Path) -> tuple[int, str]:
             size, digest = tree_sha256(item)
             total += size
             name = item.relative_to(path).as_posix()
-            if name != in_utf8(name):
+            if not is_utf8(name):
                 raise InputError(f"{in_utf8(str(item))}: its name is not UTF-8; export the bundle again")
             lines.append(f"{digest}  {name}\n")
     return total, hashlib.sha256("".join(lines).encode()).hexdigest()

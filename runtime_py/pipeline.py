@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 
 from lorarar.composed import ComposedStart
 from lorarar.errors import InputError
+from lorarar.files import is_utf8
 from runtime_py.backends import Runners
 from runtime_py.condition import ConditionReader
 from runtime_py.guidance import Guided, Inputs
@@ -71,10 +72,8 @@ def _check_text(name: str, text: str) -> None:
     """Refuse what is no text, and lone surrogates, which stand for the bytes of a command line that are not UTF-8."""
     if not isinstance(text, str):
         raise InputError(f"`{name}` is {text!r}; give a text")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"`{name}` is {text!r}, which no tokenizer reads; write it in UTF-8") from None
+    if not is_utf8(text):
+        raise InputError(f"`{name}` is {text!r}, which no tokenizer reads; write it in UTF-8")
 
 
 @dataclass
