@@ -1,6 +1,7 @@
 package org.lorarar.demo
 
 import android.graphics.Bitmap
+import android.os.Bundle
 import android.view.View
 import android.widget.Button
 import android.widget.CheckBox
@@ -19,11 +20,13 @@ import org.lorarar.merger.PictureView
 import org.lorarar.merger.Sample
 import org.lorarar.merger.StudioApi
 import org.lorarar.merger.StudioState
+import java.io.Serializable
 import kotlin.random.Random
 
 /** Draw with the merged LoRA. */
-class GenerateScreen(private val root: View, private val host: ScreenHost, private val studio: StudioApi) :
-    Screen, SeekBar.OnSeekBarChangeListener {
+class GenerateScreen(
+    private val root: View, private val host: ScreenHost, private val studio: StudioApi, before: Bundle?,
+) : Screen, SeekBar.OnSeekBarChangeListener {
     private val prompt = Suggested(root.findViewById(R.id.prompt))
     private val subject = Suggested(root.findViewById(R.id.subject))
     private val subjectClass = Suggested(root.findViewById(R.id.subject_class))
@@ -40,10 +43,12 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
     private val save = root.findViewById<Button>(R.id.save)
     private val share = root.findViewById<Button>(R.id.share)
     private var shown: PictureView? = null
-    private var content: Sample? = null
+
+    // What the views' own state was made for, which the system keeps for the next process.
+    private var content: Sample? = before.kept(CONTENT)
 
     /** Whose steps the slider began with. */
-    private var stepsOf: BundleChoice? = null
+    private var stepsOf: BundleChoice? = before.kept(STEPS_OF)
 
     init {
         steps.setOnSeekBarChangeListener(this)
@@ -56,6 +61,15 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
         share.setOnClickListener { host.shareImage() }
         onProgressChanged(steps, steps.progress, false)
     }
+
+    /** Keep, beside what the views keep by themselves, what it was made for. */
+    fun save(state: Bundle) {
+        state.putSerializable(CONTENT, content)
+        state.putSerializable(STEPS_OF, stepsOf)
+    }
+
+    @Suppress("DEPRECATION") // the call that replaces it is of Android 13
+    private inline fun <reified T : Serializable> Bundle?.kept(key: String): T? = this?.getSerializable(key) as? T
 
     private fun pressed() {
         if (studio.state.drawing != null) {
@@ -72,7 +86,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
         prompt.suggest(Catalogue.prompt(state.content, state.style))
         subject.suggest(state.content?.subject ?: "")
         subjectClass.suggest(state.content?.subjectClass ?: "")
-        startFits(state.content)
+        if (state.ready) startFits(state.content)
         composed.isEnabled = state.hasPair
         composedWords.showIf(isComposed(state))
         (state.opening as? Opening.Ready)?.takeIf { it.bundle != stepsOf }?.let {
@@ -136,6 +150,11 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
     override fun onStartTrackingTouch(bar: SeekBar?) = Unit
 
     override fun onStopTrackingTouch(bar: SeekBar?) = Unit
+
+    private companion object {
+        const val CONTENT = "content"
+        const val STEPS_OF = "stepsOf"
+    }
 }
 
 /** A field with the samples' own words in it, unless the user has written others. */

@@ -30,6 +30,7 @@ class MainActivity : Activity(), ScreenHost {
     private val link: EngineLink get() = (application as DemoApplication).link
     private lateinit var studio: StudioApi
     private lateinit var screens: List<Screen>
+    private lateinit var generating: GenerateScreen
     private lateinit var tabs: RadioGroup
     private var dialog: AlertDialog? = null
 
@@ -52,13 +53,19 @@ class MainActivity : Activity(), ScreenHost {
         findViewById<View>(R.id.pick_bundle).setOnClickListener {
             pick(Intent(Intent.ACTION_OPEN_DOCUMENT_TREE), PICK_BUNDLE)
         }
+        generating = GenerateScreen(findViewById(R.id.screen_generate), this, studio, savedInstanceState)
         screens = listOf(
             MergeScreen(findViewById(R.id.screen_merge), this, studio),
-            GenerateScreen(findViewById(R.id.screen_generate), this, studio),
+            generating,
             CheckScreen(findViewById(R.id.screen_check), this, studio),
             BenchmarkScreen(findViewById(R.id.screen_benchmark), this, studio),
             AboutScreen(findViewById(R.id.screen_about), this, studio),
         )
+    }
+
+    override fun onSaveInstanceState(outState: Bundle) {
+        super.onSaveInstanceState(outState)
+        generating.save(outState)
     }
 
     override fun onStart() {

@@ -63,7 +63,8 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         stopImport.showIf(state.importing != null)
         state.importing?.let { importing.text = said(it) }
         val passedOver = (state.opening as? Opening.Ready)?.passedOver.orEmpty()
-        val lines = said(passedOver + state.loraNotes) + listOfNotNull(if (untrained) text(R.string.untrained) else null)
+        val taken = state.carried.values.map { it.taken }
+        val lines = said(passedOver + taken + state.loraNotes) + listOfNotNull(if (untrained) text(R.string.untrained) else null)
         notes.showIf(lines.isNotEmpty())
         notes.say(lines.joinToString("\n"))
         result.say(outcome(state), isNews = isAsked && !state.merging)

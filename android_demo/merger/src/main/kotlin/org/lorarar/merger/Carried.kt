@@ -20,6 +20,13 @@ class Carried(
     /** The share that is carried. */
     val share: Double get() = parts.values.sum()
 
+    /** What is carried, in all and by part, in one sentence. */
+    val taken: Sentence get() {
+        val told = parts.map { (part, share) -> Sentence("%s %s", words(part), percent(share)) }
+            .reduce { told, next -> Sentence("%s; %s", told, next) }
+        return Sentence("%s: this bundle takes %s of its squared norm (%s)", source, percent(share), told)
+    }
+
     /** One sentence about what is left out, or null when the whole LoRA is carried. */
     fun warning(): Sentence? {
         if (leftOut.isEmpty()) return null
@@ -30,6 +37,15 @@ class Carried(
             "%s: %s of its squared norm is in layers that this bundle can't take (%s): %s",
             source, percent(1 - share), told, shown,
         )
+    }
+
+    private fun words(part: String): Sentence = when (part) {
+        "qo" -> Sentence("attention (q, out)")
+        "kv" -> Sentence("attention (k, v)")
+        "ff" -> Sentence("feed-forward")
+        "proj" -> Sentence("projections")
+        "te1" -> Sentence("text encoder")
+        else -> Sentence("text encoder 2")
     }
 
     private fun percent(share: Double) = String.format(Locale.ROOT, "%.1f%%", 100 * share)

@@ -114,6 +114,21 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
 
     private fun chosen(role: String) = File(home, "chosen/$role")
 
+    /** Keep a role's strength for the next start; without room it is forgotten. */
+    fun keep(role: String, strength: Float) = try {
+        Install.write("$strength".byteInputStream(), kept(role))
+        Unit
+    } catch (_: IOException) {
+        kept(role).delete()
+        Unit
+    }
+
+    /** The strength that was kept last for a role; 1 where none was. */
+    fun strength(role: String): Float =
+        kept(role).takeIf { it.isFile }?.readText()?.toFloatOrNull()?.takeIf { it.isFinite() } ?: 1f
+
+    private fun kept(role: String) = File(home, "chosen/$role.strength")
+
     /** Read a LoRA as [LoraReader.read] does. InputError also when the file that it is a link to is gone. */
     fun read(sample: Sample, values: Boolean = true): Lora {
         if (!isLink(sample.file)) return LoraReader.read(sample.file, values)

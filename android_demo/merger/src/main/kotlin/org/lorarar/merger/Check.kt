@@ -59,8 +59,11 @@ class GoldenTensors private constructor(
     }
 }
 
-/** Runs a bundle's artifacts on their golden inputs and compares with PyTorch's outputs. */
-class Check(private val bundle: Bundle, private val runtimes: Runtimes, private val folder: File) {
+/**
+ * Runs a bundle's artifacts on their golden inputs and compares with PyTorch's outputs: as an image has them, with the
+ * threads and the memory of a [residency].
+ */
+class Check(private val bundle: Bundle, private val residency: Residency, private val folder: File) {
     /** Every component, and the whole pipeline where there is one; [each] hears of a row when it is done. */
     fun all(each: (CheckRow) -> Unit): List<CheckRow> {
         val rows = ArrayList<CheckRow>()
@@ -73,9 +76,8 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
     fun component(name: String): CheckRow {
         val component = bundle.component(name)
         return row(name, component.tolerance) {
-            runtimes.open(bundle, name).use { runtime ->
-                // Loaded first: a session refuses sizes that are not its artifact's, before they are allocated.
-                runtime.load()
+            // A session that is loaded has refused sizes that are not its artifact's, before they are allocated.
+            residency.use(name) { runtime ->
                 GoldenTensors.make(component, folder).use { golden ->
                     val start = System.nanoTime()
                     val outputs = runtime.run(golden.inputs)
@@ -95,7 +97,7 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
             val expected = Component.readGolden(File(bundle.path, golden.file.file), listOf("image")).getValue("image")
             val networks = (facts.tokenizers.keys + "unet").map { bundle.component(it) }
             GoldenTensors.inputs(networks, folder).use { file ->
-                val pipeline = Drawing(bundle, Residency(bundle, runtimes))
+                val pipeline = Drawing(bundle, residency)
                 val drawn = pipeline.draw(golden.request, ofFirstImage(file.tensors)) { _, _, _ -> true }
                 val seconds = drawn.seconds
                 val load = seconds.getValue("load the UNet")
@@ -115,6 +117,7 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
     private class Ran(val runtime: String, val found: List<Difference>, val loadSeconds: Double?, val runSeconds: Double)
 
     private fun row(name: String, tolerance: Tolerance, work: () -> Ran): CheckRow = try {
+        residency.shrink() // so that each row loads its own
         val ran = work()
         val bad = ran.found.filterNot { it.within(tolerance) }.maxByOrNull { it.maxError }
         CheckRow(

@@ -22,18 +22,24 @@ class LoraRarPipeline(
     private var inputs: Inputs? = null
     private var strengths: List<Float> = emptyList()
 
+    /** Whether the LoRAs of before are gone, and the others could not be stacked. */
+    private var isLost = false
+
     /** The LoRAs as the artifacts take them; null before the first are loaded. */
     var stack: Stack? = null
         private set
 
     /**
      * Choose the LoRAs, in the place of those chosen before: a content and a style, then others beside them; none gives the
-     * base. InputError as [Stack.of].
+     * base. InputError as [Stack.of]; LoRAs that do not fit leave those of before as they are.
      */
     fun load(loras: List<Lora>) {
-        val made = if (loras.isEmpty() && bundle.roles == null) null else Stack.of(bundle, loras, folder)
-        unload()
-        stack = made
+        val isStacked = loras.isNotEmpty() || bundle.roles != null
+        if (isStacked) Stack.sizes(bundle, loras)
+        unload() // first: two stacks of a large base would not fit in a phone's memory
+        isLost = loras.isNotEmpty()
+        if (isStacked) stack = Stack.of(bundle, loras, folder)
+        isLost = false
         strengths = List(loras.size) { 1f }
     }
 
@@ -43,7 +49,7 @@ class LoraRarPipeline(
      * InputError when nothing is loaded, for a strength that is not finite, and when the hypernetwork can't be run.
      */
     fun merge(strengths: List<Float>): Blender {
-        val loaded = stack ?: throw InputError("no LoRA is loaded; load a content and a style LoRA first")
+        val loaded = stack ?: throw notLoaded()
         return (blender ?: blend(loaded)).also {
             blender = it
             it.write(strengths)
@@ -58,6 +64,7 @@ class LoraRarPipeline(
      * InputError for a request that is not possible or a bundle that overflows, Stopped when [progress] or [stop] says so.
      */
     fun generate(request: Request, progress: Progress): Drawn {
+        if (isLost) throw notLoaded()
         if (request.composed != null && strengths.size < 2) throw ComposedStart.notTwo()
         return drawing.draw(request, inputs(), progress)
     }
@@ -68,7 +75,7 @@ class LoraRarPipeline(
      */
     fun check(each: (CheckRow) -> Unit): List<CheckRow> {
         residency.shrink()
-        return Check(bundle, runtimes, folder).all(each)
+        return Check(bundle, residency, folder).all(each)
     }
 
     /** End the run that is under way, from any thread: at ONNX Runtime's next operator, at another runtime's next step. */
@@ -79,6 +86,8 @@ class LoraRarPipeline(
         unload()
         residency.close()
     }
+
+    private fun notLoaded() = InputError("no LoRA is loaded; load a content and a style LoRA first")
 
     private fun unload() {
         stack?.close()

@@ -63,6 +63,12 @@ class Residency(
         working?.stop()
     }
 
+    /** Free all networks for one that is to be loaded elsewhere. InputError where there is no room for it even then. */
+    fun clearFor(name: String) {
+        shrink()
+        memory?.let { makeRoom(name, it) }
+    }
+
     /** Free every network but the one in use, where the system is short of memory or something else needs it. */
     fun shrink() = kept.keys.filter { it != inUse }.forEach { free(it) }
 

@@ -72,7 +72,7 @@ class Stack private constructor(
             val file = TensorFile.create(folder, layout.stackShapes().mapValues { dtype to it.value.fixed(sizes) })
             try {
                 return Stack(layout, loras, file).also { it.fill(ranks) }
-            } catch (error: InputError) {
+            } catch (error: Throwable) { // too little memory too
                 file.close()
                 throw error
             }

@@ -42,6 +42,7 @@ class Studio(
     private val edits = ConcurrentLinkedQueue<StudioState.() -> StudioState>()
     private val isPosted = AtomicBoolean()
     private val toMeasure = ConcurrentHashMap<String, Sample>() // the last of each role
+    private val toKeep = ConcurrentHashMap<String, Float>() // the last strength of each role
     private val catalogue = Catalogue(places.home, places.strangers)
     private val bundles = Bundles(places, runtimes) { stage, done, total -> opening(stage, done, total) }
     private val listeners = LinkedHashSet<(StudioState) -> Unit>()
@@ -60,6 +61,10 @@ class Studio(
 
     // On the worker's thread only.
     private var loaded: List<Sample>? = emptyList() // null: not known
+
+    /** LoRAs that could not be loaded: they are not loaded again at each step of a slider. */
+    @Volatile
+    private var refused: List<Sample>? = null
 
     @Volatile
     private var bundle: Bundle? = null
@@ -87,11 +92,14 @@ class Studio(
         is Command.Remove -> remove(command.role)
         Command.StopImport -> isImportStopped = true
         is Command.AddBundle -> copyBundle(command.name, command.place)
-        Command.Merge -> follow()
+        Command.Merge -> {
+            refused = null
+            follow()
+        }
         is Command.Draw -> draw(command)
         Command.Stop -> end()
         Command.Check -> checkAll()
-        is Command.Measure -> benchmark(BenchmarkPlan(command.component))
+        is Command.Measure -> benchmark(BenchmarkPlan(command.component, threads = threads))
         is Command.Acknowledge -> change { copy(complaints = complaints - command.said) }
         Command.Trim -> {
             isShort.set(true)
@@ -110,8 +118,11 @@ class Studio(
 
     /** A screen that comes back finds what is there, and what is being done, as it is. */
     private fun start() {
-        if (!isBegun) begin()
+        if (isBegun) return
         isBegun = true
+        val (content, style) = listOf(Catalogue.CONTENTS, Catalogue.STYLES).map { catalogue.strength(it) }
+        change { copy(contentScale = content, styleScale = style) }
+        begin()
     }
 
     private fun retry() = withState { now ->
@@ -123,7 +134,7 @@ class Studio(
     private fun open(choice: BundleChoice) = withState { now ->
         if (!now.ready || now.busy) return@withState
         opening(Stage.STARTING, 0, 1)
-        change { copy(content = null, style = null, merge = null, carried = emptyMap(), rows = emptyList()) }
+        change { copy(content = null, style = null, merge = null, carried = emptyMap(), rows = emptyList(), record = null) }
         work { bundles.keep(choice) }
         begin()
     }
@@ -137,6 +148,7 @@ class Studio(
         pipeline?.close()
         pipeline = null
         loaded = emptyList()
+        refused = null
         val found = bundles.open()
         val opened = found.bundle
         bundle = opened
@@ -183,6 +195,7 @@ class Studio(
 
     private fun scale(role: String, scale: Float) {
         change { if (role == Catalogue.CONTENTS) copy(contentScale = scale) else copy(styleScale = scale) }
+        if (toKeep.put(role, scale) == null) work(aside) { catalogue.keep(role, toKeep.remove(role)!!) }
         follow()
     }
 
@@ -215,7 +228,10 @@ class Studio(
 
     private fun follow() = withState { chosen ->
         if (!chosen.canMerge || wanted.getAndSet(chosen) != null) return@withState
-        work(onFailure = { sentence -> copy(merging = false).complaining(sentence) }) { mergeNow(wanted.getAndSet(null)!!) }
+        work(onFailure = { sentence -> copy(merging = false).complaining(sentence) }) {
+            val next = wanted.getAndSet(null)!!
+            if (next.samples != refused) mergeNow(next)
+        }
     }
 
     private fun draw(wanted: Command.Draw) = withState { chosen ->
@@ -268,7 +284,7 @@ class Studio(
         if (!now.ready || now.busy) return@withState
         change { copy(measuring = Stage.STARTING, record = null) }
         work(onFailure = { sentence -> copy(measuring = null).complaining(sentence) }) {
-            pipeline?.residency?.shrink()
+            pipeline!!.residency.clearFor(plan.component)
             val benchmark = Benchmark(bundle!!, runtimes, places.scratch, report, version)
             val record = benchmark.run(plan) { stage -> change { copy(measuring = stage) } }
             change { copy(measuring = null, record = Json.write(record)) }
@@ -288,20 +304,22 @@ class Studio(
 
     /** LoRAs stay loaded until others are chosen, so that another strength only writes coefficients. */
     private fun mergeNow(chosen: StudioState) {
-        val samples = chosen.loras.map { it.first }
+        val samples = chosen.samples
         if (loaded != samples) load(samples)
         if (samples.isEmpty()) return change { copy(merging = false) }
         val start = System.nanoTime()
         val blender = pipeline!!.merge(chosen.loras.map { it.second })
         val seconds = (System.nanoTime() - start) * 1e-9
         val view = MergeView(seconds, pipeline!!.stack!!.rank, blender.means(bundle!!.learned))
-        change { copy(merging = false, merge = if (loras.map { it.first } == samples) view else merge) }
+        change { copy(merging = false, merge = if (this.samples == samples) view else merge) }
     }
 
     private fun load(samples: List<Sample>) {
         change { copy(merging = true) }
         loaded = null
+        refused = samples
         pipeline!!.load(samples.map { catalogue.read(it) })
+        refused = null
         loaded = samples
     }
 

@@ -241,7 +241,9 @@ class RemoteStudio(
         }
         waiting += Command.Strength(Catalogue.CONTENTS, state.contentScale)
         waiting += Command.Strength(Catalogue.STYLES, state.styleScale)
-        show(StudioState(Opening.Failed(sentence, isOfBundle = false), picture = state.picture))
+        val failed = Opening.Failed(sentence, isOfBundle = false)
+        val (content, style) = state.contentScale to state.styleScale
+        show(StudioState(failed, contentScale = content, styleScale = style, picture = state.picture))
     }
 
     private fun show(next: StudioState) {

@@ -82,5 +82,6 @@ data class StudioState(
 
     /** The chosen LoRAs and their strengths: a content, a style, both or none. */
     val loras: List<Pair<Sample, Float>> get() = listOfNotNull(content?.to(contentScale), style?.to(styleScale))
+    val samples: List<Sample> get() = loras.map { it.first }
     val canDraw: Boolean get() = (opening as? Opening.Ready)?.canDraw == true && !busy
 }

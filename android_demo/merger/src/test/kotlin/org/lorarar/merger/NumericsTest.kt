@@ -209,7 +209,7 @@ class NumericsTest {
     }
 
     @Test
-    fun fastCoresAreThoseAboveTheSlowest() {
+    fun fastCoresAreThoseThatAreNotMuchSlowerThanTheFastest() {
         val cpus = File(TestData.results, "cpus")
         fun clocks(vararg kilohertz: Int): Int {
             cpus.deleteRecursively()
@@ -221,6 +221,14 @@ class NumericsTest {
         }
         assertEquals(4, clocks(1_800_000, 1_800_000, 1_800_000, 1_800_000, 2_400_000, 2_400_000, 2_400_000, 3_000_000))
         assertEquals(3, clocks(2_000_000, 2_000_000, 2_000_000))
+        val elite = listOf(4_320_000, 4_320_000) + List(6) { 3_530_000 } // Snapdragon 8 Elite: two kinds, none of them small
+        assertEquals(8, clocks(*elite.toIntArray()))
+        listOf(1024, 612, 613, 240).forEachIndexed { core, capacity ->
+            File(cpus, "cpu$core/cpu_capacity").writeText("$capacity\n")
+        }
+        assertEquals("not every core tells it", 8, Cores.fast(cpus))
+        (4 until 8).forEach { File(cpus, "cpu$it").deleteRecursively() }
+        assertEquals(3, Cores.fast(cpus))
         assertEquals(java.lang.Runtime.getRuntime().availableProcessors(), clocks())
     }
 

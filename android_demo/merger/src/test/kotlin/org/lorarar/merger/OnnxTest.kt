@@ -88,7 +88,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
     @Test
     fun halfPrecisionIsWithinItsTolerance() {
         val half = Bundle.open(File(TestData.exported, "half"))
-        val row = Check(half, runtimes, TestData.scratch).component("hypernet")
+        val row = Check(half, Residency(half, runtimes), TestData.scratch).component("hypernet")
         assertEquals("${row.reason}", CheckRow.Status.PASSED, row.status)
         pipeline(half).use { pipeline ->
             pipeline.load(pair)
@@ -130,7 +130,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
             }
         }
         val weak = Runtimes(mapOf("onnx" to RuntimeFactory { part, threads -> Weak(OnnxRuntime(part, threads)) }))
-        val row = Check(whole, weak, TestData.scratch).component("unet")
+        val row = Check(whole, Residency(whole, weak), TestData.scratch).component("unet")
         assertEquals(CheckRow.Status.FAILED, row.status)
         assertEquals(0.5, row.delta!!.gain, 1e-3)
         assertTrue("${row.reason}", "${row.reason}".length in 21..599)
@@ -226,7 +226,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
     fun artifactsThatCanNotBeRunOrAreNotPytorchs() {
         for ((name, place) in TestData.json(File(TestData.exported, "artifacts/index.json"))) {
             val bundle = Bundle.open(File(TestData.exported, "artifacts/${place as String}"))
-            val row = Check(bundle, runtimes, TestData.scratch).component("hypernet")
+            val row = Check(bundle, Residency(bundle, runtimes), TestData.scratch).component("hypernet")
             assertTrue(name, row.status != CheckRow.Status.PASSED)
             assertTrue("$name: ${row.reason}", "${row.reason}".length in 21..599 && '\n' !in "${row.reason}")
         }

@@ -19,7 +19,7 @@ class QnnTest {
 
     @Test
     fun aContextIsPytorchsEqual() {
-        val row = Check(bundle, runtimes(), TestData.scratch).component("hypernet")
+        val row = Check(bundle, Residency(bundle, runtimes()), TestData.scratch).component("hypernet")
         assertEquals("${row.reason}", CheckRow.Status.PASSED, row.status)
         assertTrue("${row.psnrDb}", row.psnrDb!! > 60)
     }

@@ -119,6 +119,47 @@ class ResidencyTest {
         residency.close()
     }
 
+    @Test
+    fun aCheckAndABenchmarkHaveTheMemoryAndTheThreadsOfAnImage() {
+        val bundle = bundle("onnx")
+        val threads = HashSet<Int?>()
+        val counted = Runtimes(mapOf("onnx" to RuntimeFactory { part, count -> OnnxRuntime(part, count.also { threads += it }) }))
+        LoraRarPipeline(bundle, counted, TestData.scratch, threads = 1, memory = { 30_000_000 }).use { pipeline ->
+            val rows = pipeline.check { }.associateBy { it.component }
+            assertEquals(CheckRow.Status.PASSED, rows.getValue("hypernet").status)
+            for (name in listOf("unet", "pipeline")) {
+                assertEquals(CheckRow.Status.NOT_RUN, rows.getValue(name).status)
+                assertTrue("${rows.getValue(name).reason}", "unet needs" in rows.getValue(name).reason.toString())
+            }
+            assertEquals(setOf<Int?>(1), threads)
+            pipeline.residency.use("hypernet") { }
+            assertTrue("unet needs" in refusal { pipeline.residency.clearFor("unet") })
+            assertEquals(emptySet<String>(), pipeline.residency.names)
+            pipeline.residency.clearFor("hypernet")
+        }
+    }
+
+    /** Two stacks of a large base would not fit, so the first goes before the second is made. */
+    @Test
+    fun loRAsThatCanNotBeStackedDrawNothing() {
+        val folder = File(TestData.results, "no-room").also { it.deleteRecursively() }
+        val loras = listOf("content", "style").map { LoraReader.read(File(TestData.exported, "onnx/loras/$it.safetensors")) }
+        LoraRarPipeline(bundle("onnx"), runtimes, folder, memory = AMPLE).use { pipeline ->
+            pipeline.load(loras)
+            val first = pipeline.drawn(1)
+            val many = List(9) { loras[0] }
+            assertTrue("there is room for" in refusal { pipeline.load(many) })
+            assertArrayEquals("as before", first, pipeline.drawn(1), 0f)
+            folder.deleteRecursively()
+            folder.writeText("")
+            assertTrue("can't be written" in refusal { pipeline.load(loras) })
+            assertTrue("no LoRA is loaded" in refusal { pipeline.drawn(1) })
+            folder.delete()
+            pipeline.load(loras)
+            assertArrayEquals(first, pipeline.drawn(1), 0f)
+        }
+    }
+
     /** A graph of one operator that would take hours, a loop. */
     @Test
     fun stoppingEndsARunWithinAnOperator() {

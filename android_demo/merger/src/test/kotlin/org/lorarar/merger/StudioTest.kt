@@ -81,6 +81,24 @@ class StudioTest : StudioCase() {
     }
 
     @Test
+    fun strengthsOutliveTheProcess() {
+        start()
+        assertEquals(listOf(1f, 1f), studio.state.run { listOf(contentScale, styleScale) })
+        for (hundredths in 100 downTo 50) studio.ask(Command.Strength(Catalogue.STYLES, hundredths / 100f))
+        val kept = File(folder, "home/chosen/styles.strength")
+        until("kept") { kept.isFile && kept.readText() == "0.5" }
+        studio.close()
+        studio = studio()
+        start()
+        assertEquals(listOf(1f, 0.5f), studio.state.run { listOf(contentScale, styleScale) })
+        studio.close()
+        kept.writeText("NaN")
+        studio = studio()
+        start()
+        assertEquals(1f, studio.state.styleScale, 0f)
+    }
+
+    @Test
     fun theSecondStartCopiesAndHashesNothing() {
         start()
         studio.close()
@@ -146,9 +164,12 @@ class StudioTest : StudioCase() {
         val first = studio.state.opening as Opening.Ready
         assertEquals(listOf("mine" to false, "onnx" to true), first.bundles.map { it.name to (it.folder == null) })
         assertEquals(first.bundles[0], first.bundle)
+        studio.ask(Command.Measure("hypernet"))
+        until("measured") { it.record != null && !it.busy }
         studio.ask(Command.Open(first.bundles[1]))
         val other = until("opened") { (it.opening as? Opening.Ready)?.bundle == first.bundles[1] && it.carried.size == 2 }
         assertEquals("miniature · onnx · fp32", (other.opening as Opening.Ready).title)
+        assertNull("of the other bundle", other.record)
         assertEquals(listOf("teapot_1", "teapot_1"), listOf(other.content, other.style).map { it?.name })
         studio.close()
         studio = studio()
@@ -288,6 +309,12 @@ class StudioTest : StudioCase() {
         assertTrue(!studio.state.busy)
         studio.ask(Command.Acknowledge(sentence))
         until("acknowledged") { it.complaint == null }
+        for (hundredths in 100 downTo 50) studio.ask(Command.Strength(Catalogue.STYLES, hundredths / 100f))
+        studio.ask(Command.Measure("hypernet")) // after all that was asked
+        until("measured") { it.record != null && !it.busy }
+        assertNull("a slider loads nothing that was refused", studio.state.complaint)
+        studio.ask(Command.Merge)
+        until("complained again") { it.complaint == sentence }
     }
 
     @Test

@@ -4,6 +4,7 @@ import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Test
 import java.io.File
+import java.util.Locale
 
 /** Merges, whole images and checks of a whole pipeline through a runtime's own library, compared with Python's. */
 abstract class PipelineRuns(
@@ -119,6 +120,8 @@ abstract class PipelineRuns(
             assertEquals(name, wanted.child("parts").keys, found.parts.keys)
             for ((part, share) in found.parts) assertEquals("$name $part", wanted.child("parts").number(part), share, 1e-9)
             assertEquals(wanted["warning"], found.warning()?.toString())
+            val told = (listOf(found.share) + found.parts.values).map { String.format(Locale.ROOT, "%.1f%%", 100 * it) }
+            assertEquals(told, Regex("[0-9.]+%").findAll(found.taken.toString().removePrefix(name)).map { it.value }.toList())
         }
     }
 
@@ -154,7 +157,7 @@ abstract class PipelineRuns(
 
     @Test
     fun everyPartPassesItsCheckAndTheWholeImageToo() {
-        val rows = Check(whole, runtimes, TestData.scratch).all { }
+        val rows = Check(whole, Residency(whole, runtimes), TestData.scratch).all { }
         assertEquals(whole.components + "pipeline", rows.map { it.component }.toSet())
         for (row in rows) assertEquals("${row.component}: ${row.reason}", CheckRow.Status.PASSED, row.status)
         assertTrue(rows.filter { it.component != "pipeline" }.all { it.runtime.startsWith("$runtimeName 1.") })
