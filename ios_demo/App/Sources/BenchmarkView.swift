@@ -8,6 +8,7 @@ struct BenchmarkView: View {
     @State private var component = "hypernet"
     @State private var units: ComputeUnits?
     @State private var runs = 20
+    @State private var thermal = DeviceFacts.thermalState
 
     var body: some View {
         NavigationStack {
@@ -39,11 +40,18 @@ struct BenchmarkView: View {
                 }
             }
             .navigationTitle("Benchmark")
+            .task {
+                // Its notification comes on any thread, where a view's closure ends the app.
+                while !Task.isCancelled {
+                    thermal = DeviceFacts.thermalState
+                    try? await Task.sleep(for: .seconds(2))
+                }
+            }
         }
     }
 
     private var thermalState: Sentence {
-        switch DeviceFacts.thermalState {
+        switch thermal {
         case "nominal": Sentence("nominal")
         case "fair": Sentence("fair")
         case "serious": Sentence("serious")

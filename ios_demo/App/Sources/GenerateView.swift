@@ -53,6 +53,9 @@ struct GenerateView: View {
                         Text("With \(model.pickedNames)")
                     }
                     LeftOutRows()
+                    if let reason = model.onlyMerges {
+                        Label(reason.localized, systemImage: "exclamationmark.triangle")
+                    }
                     Button("Draw") { self.model.startDrawing() }
                         .disabled(!model.canDraw)
                     WorkRow()

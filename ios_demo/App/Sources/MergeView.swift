@@ -66,8 +66,8 @@ private struct MergeResultSection: View {
                 LabeledContent("Predicted in", value: Self.milliseconds(seconds))
             }
             LabeledContent("Merged in", value: Self.milliseconds(merged.seconds))
-            ForEach(model.carried.indices, id: \.self) { number in
-                CarriedRows(carried: model.carried[number])
+            ForEach(Array(model.carried.enumerated()), id: \.offset) { _, carried in
+                CarriedRows(carried: carried)
             }
             LeftOutRows()
             if let warning {

@@ -7,8 +7,8 @@ import Observation
 @Observable
 public final class DemoModel {
     public private(set) var stage = Stage.opening(nil)
-    private var folder: URL?  // of the bundle that is open: another place may have one of the same name
-    public var bundleName: String { folder?.lastPathComponent ?? "" }
+    private var folder: URL?  // of the bundle that is open
+    public private(set) var bundleName = ""
     public private(set) var manifest: Manifest?
     /// Why bundles that come before the open one are not used, one sentence each.
     public private(set) var passedOver: [Sentence] = []
@@ -62,6 +62,7 @@ public final class DemoModel {
         self.places = places
         engine = LoraRarPipeline(options, runtimes: runtimes, memory: memory, gate: gate)
         library = LoraLibrary(places)
+        request.guidanceWithoutLora = true
     }
 
     public var isWorking: Bool { work != nil }
@@ -85,23 +86,24 @@ public final class DemoModel {
         guard !isWorking else { return }
         stage = .opening(nil)
         try? await merging?.value  // of the bundle before
-        let folders = places.bundles
-        let named = folders.filter { $0.lastPathComponent == name }
+        let there = places.namedBundles
+        let (folders, named) = (there.map(\.folder), there.filter { $0.name == name }.map(\.folder))
         let tried = named.isEmpty ? folders : named
         do {
             let folder = try await openFirst(of: tried)
             await engine.sweep(keeping: folders)
-            self.folder = folder
+            let isOwn = self.folder == nil || hasOwnWords
+            (self.folder, bundleName) = (folder, there.first { $0.folder == folder }?.name ?? "")
             (merged, mergedFiles, carried, others, loadTimes) = (nil, nil, [], [], [])
-            (picture, rows, record) = (nil, [], nil)
+            (rows, record) = ([], nil)
             try refresh()
             content = try await firstTaken(of: [content] + contents, beside: nil)
             style = try await firstTaken(of: [style] + styles, beside: content)
             if manifest?.pipeline != nil {
-                request = try await engine.defaults("")
-                request.guidanceWithoutLora = true
-                useOwnWords()
+                let usual = try await engine.defaults("")
+                (request.steps, request.guidance) = (usual.steps, usual.guidance)
             }
+            if isOwn { useOwnWords() }
             stage = .ready
             startMerge()
         } catch { tell(error, of: tried) }
@@ -175,8 +177,7 @@ public final class DemoModel {
     /// Changes what is picked. Others stand beside a pair alone, and no LoRA has two roles; the words follow where
     /// nobody wrote others, and so does the merge.
     private func repick(_ change: () -> Void) {
-        let own = (LoraLibrary.prompt(content: content, style: style), LoraLibrary.composedStart(content))
-        let isOwn = (request.prompt, composedStart) == own
+        let isOwn = hasOwnWords
         change()
         if isOwn { useOwnWords() }
         others = hasPair ? others.filter { $0 != content && $0 != style } : []

@@ -40,6 +40,12 @@ extension DemoModel {
         composedStart = LoraLibrary.composedStart(content)
     }
 
+    /// Whether nobody has written other words.
+    var hasOwnWords: Bool {
+        request.prompt == LoraLibrary.prompt(content: content, style: style)
+            && composedStart == LoraLibrary.composedStart(content)
+    }
+
     /// What the user has to write, since nobody knows it; nil where the picked LoRAs' words are known.
     public var hint: Sentence? {
         let names = [content, style].compactMap { $0 }.filter(\.words.isEmpty).map(\.name)
@@ -61,7 +67,12 @@ extension DemoModel {
     /// What reading the picked LoRAs warned of.
     public var warnings: [Sentence] { merged?.warnings ?? [] }
     public var canDraw: Bool { manifest?.pipeline != nil && !isWorking }
-    public var bundleNames: [String] { places.bundles.map(\.lastPathComponent) }
+    /// Why nothing can be drawn; nil where it can.
+    public var onlyMerges: Sentence? {
+        guard manifest != nil, manifest?.pipeline == nil else { return nil }
+        return Sentence("This bundle can only merge; make a whole one with  \(Places.command)")
+    }
+    public var bundleNames: [String] { places.namedBundles.map(\.name) }
     /// What must be said beside every coefficient of an untrained hypernetwork.
     public var warning: Sentence? {
         guard let hypernetwork = manifest?.hypernetwork, !hypernetwork.trained else { return nil }

@@ -69,10 +69,16 @@ public struct LoraLibrary: Sendable {
         return place
     }
 
-    /// Removes an imported LoRA's file.
+    /// Removes an imported LoRA's file. Throws InputError for a sample, and where it can't be removed.
     public func remove(_ lora: LibraryLora) throws {
         guard lora.isImported else { throw InputError("\(lora.name) is one of the app's samples, which stay") }
-        try? FileManager.default.removeItem(at: lora.file)
+        do {
+            try FileManager.default.removeItem(at: lora.file)
+        } catch {
+            guard FileManager.default.fileExists(atPath: lora.file.path) else { return }
+            throw InputError(
+                "\(lora.name) can't be removed (\(error.localizedDescription)); try again in the Files app")
+        }
     }
 
     private func imported(_ role: LoraRole) -> [LibraryLora] {

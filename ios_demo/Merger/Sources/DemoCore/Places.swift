@@ -50,6 +50,15 @@ public struct Places: Equatable, Sendable {
         }
     }
 
+    /// Every bundle, and what the app calls it: one inside the app says so where one on the phone has its name.
+    var namedBundles: [(name: String, folder: URL)] {
+        var taken: Set<String> = []
+        return bundles.map { folder in
+            let name = folder.lastPathComponent
+            return (taken.insert(name).inserted ? name : "\(name) (in the app)", folder)
+        }
+    }
+
     /// Copies a folder that the user picked to the bundles, in the place of one of its name. Throws InputError when it
     /// is no bundle, or where there is no space; nothing of it is left then.
     func takeBundle(_ picked: URL) throws -> URL {

@@ -38,23 +38,24 @@ public struct Measurement: Equatable, Sendable {
 public enum Benchmark {
     /// Loads twice, runs, times, and compares the outputs of the timed session.
     ///
-    /// Throws InputError when an output is not finite or of another size, since such a run is no result.
+    /// Throws InputError when an output is not finite or of another size, since such a run is no result, and when there
+    /// is too little memory.
     public static func measure(
-        _ bundle: ModelBundle, runtime: any Runtime, plan: BenchmarkPlan, report: Report = { _, _, _ in }
+        _ store: ModelStore, plan: BenchmarkPlan, report: Report = { _, _, _ in }
     ) throws -> Measurement {
         guard plan.runs >= 1, plan.warmup >= 0 else {
             throw InputError(
                 "\(plan.runs) runs after \(plan.warmup) warm-up runs are not possible; give 1 or more runs")
         }
-        let component = try bundle.component(plan.component)
-        let expected = try ExpectedOutputs(bundle, component)
-        let model = Model(component, at: bundle.url(component.artifact), runtime: runtime)
+        let component = try store.bundle.component(plan.component)
+        let expected = try ExpectedOutputs(store.bundle, component)
+        let model = try store.model(plan.component)
         try report("loading, cold", 0, plan.runs)
-        let cold = try Clock.seconds { try model.load() }
+        let cold = try Clock.seconds { _ = try store.loaded(plan.component) }
         let compile = model.times?.compileSeconds
-        model.unload()
+        store.unloadAll()
         try report("loading, warm", 0, plan.runs)
-        let warm = try Clock.seconds { try model.load() }
+        let warm = try Clock.seconds { _ = try store.loaded(plan.component) }
         // After loading, which refuses sizes that are not the artifact's.
         try model.bind(try Golden.inputs(component))
         var outputs: [String: Tensor] = [:]

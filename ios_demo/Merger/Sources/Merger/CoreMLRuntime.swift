@@ -16,6 +16,7 @@ public final class CoreMLRuntime: Runtime {
     public let backend = "Core ML"
     private let units: ComputeUnits?
     private let cache: URL
+    private var failed: Set<URL> = []  // compiled models that could not be loaded at the last try
 
     /// `units` nil takes those that a component is made for. `cache` is a folder for compiled models, which no backup
     /// takes.
@@ -36,10 +37,13 @@ public final class CoreMLRuntime: Runtime {
         let model: MLModel
         do {
             model = try MLModel(contentsOf: compiled, configuration: configuration)
+            failed.remove(compiled)
         } catch {
-            // A compiled model of another system version, or one that the system half removed: made anew next time.
-            if FileManager.default.fileExists(atPath: url.path) {
+            // Too little memory, it may be. One that fails again is of another system version, or was half removed by
+            // the system: it is made anew next time, which takes minutes.
+            if !failed.insert(compiled).inserted, FileManager.default.fileExists(atPath: url.path) {
                 try? FileManager.default.removeItem(at: compiled)
+                failed.remove(compiled)
             }
             throw InputError(
                 "\(component.artifact.file): Core ML can't load it (\(firstLine(error))); try again, close other apps, "

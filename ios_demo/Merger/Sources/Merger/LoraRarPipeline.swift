@@ -252,7 +252,10 @@ public actor LoraRarPipeline {
         let cooldown = try Benchmark.coolDown(plan, report: report(progress))
         let startedAt = Date()
         let before = Conditions(battery: await battery())
-        let found = try Benchmark.measure(bundle, runtime: runtime, plan: plan, report: report(progress))
+        let store = ModelStore(bundle, runtime: runtime, memory: memory, gate: gate)
+        let closings = try gate.pass()
+        let found = try Benchmark.measure(store, plan: plan, report: report(progress))
+        try gate.checkOpen(since: closings)
         let after = Conditions(battery: await battery())
         return Record.make(
             Record.Run(

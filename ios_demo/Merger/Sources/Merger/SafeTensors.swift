@@ -14,7 +14,7 @@ public struct SafeTensors: Sendable {
     }
 
     static let floats = ["F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2"]
-    static let maxElements = 1 << 27  // of one tensor; rank 1024 of SDXL's widest linear has 2^23.3
+    static let maxElements = 1 << 25  // of one tensor; rank 1024 of SDXL's widest linear has 2^23.3
 
     public let source: String
     public let names: [String]  // in the header's order

@@ -35,8 +35,17 @@ public final class WorkGate: @unchecked Sendable {
         }
     }
 
+    /// Throws InputError where the app was in the background since `pass`: what was timed meanwhile is worth nothing.
+    func checkOpen(since before: Int) throws {
+        guard condition.withLock({ closings }) == before else {
+            throw InputError(
+                "the app went to the background while it measured, so that the run is no result; keep the app in view "
+                    + "and measure again")
+        }
+    }
+
     /// Waits until the gate is open; returns how often it was closed so far.
-    private func pass() throws -> Int {
+    func pass() throws -> Int {
         condition.lock()
         defer { condition.unlock() }
         while !isOpen {

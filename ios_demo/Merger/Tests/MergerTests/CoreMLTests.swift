@@ -124,13 +124,25 @@ final class CoreMLTests: XCTestCase {
         XCTAssertTrue(
             FileManager.default.fileExists(atPath: component().artifact.compiled(in: cache).path), "all there is")
         try FileManager.default.createDirectory(at: package, withIntermediateDirectories: true)
-        let gone = refusal { try model(component()).load() }
-        XCTAssertTrue(gone.contains("Core ML can't load it (there is no compiled model); try again"), gone)
+        let runtime = CoreMLRuntime(cache: cache)
+        let again = Model(component(), at: package, runtime: runtime)
+        for (tries, isKept) in [(1, true), (2, false)] {
+            let gone = refusal { try again.load() }
+            XCTAssertTrue(gone.contains("Core ML can't load it (there is no compiled model); try again"), gone)
+            let compiled = component().artifact.compiled(in: cache).path
+            XCTAssertEqual(FileManager.default.fileExists(atPath: compiled), isKept, "after \(tries)")
+        }
         setLine()
         _ = StandIn.takeEvents()
-        try model(component()).load()
+        try again.load()
         XCTAssertEqual(
             StandIn.takeEvents(), [.compiled("line"), .loaded("line", .all)], "the broken one was removed")
+        again.unload()
+        StandIn.set("line", nil)
+        _ = refusal { try again.load() }
+        setLine()
+        try again.load()
+        XCTAssertEqual(StandIn.takeEvents(), [.loaded("line", .all)], "a good one that failed once stays")
         StandIn.set(
             "line",
             .init(inputs: features(), outputs: [.init("y", shape, .float32)]) { _ in

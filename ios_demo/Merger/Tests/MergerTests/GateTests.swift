@@ -70,6 +70,41 @@ final class GateTests: XCTestCase, @unchecked Sendable {
                 + "one first); keep the app in view while it works")
     }
 
+    /// Times of a run that waited, or was done twice, would be no result.
+    func testABenchmarkThatTheBackgroundStoppedIsNoResult() async throws {
+        let app = try TestApp(self)
+        let plan = BenchmarkPlan(component: "hypernet", warmup: 0, runs: 2)
+        let (made, gate) = (try app.bundle(), WorkGate())
+        let engine = LoraRarPipeline(app.options, runtimes: TestApp.runtimes, memory: { .max }, gate: gate)
+        do {
+            _ = try await engine.benchmark(
+                made.folder, plan,
+                progress: { progress in
+                    guard progress.stage == "timing" else { return }
+                    gate.set(open: false)
+                    gate.set(open: true)
+                })
+            XCTFail("it gave a record")
+        } catch let error as InputError {
+            XCTAssertTrue("\(error)".hasPrefix("the app went to the background while it measured"), "\(error)")
+            assertTranslatable(error.sentence)
+        }
+        let record = try await engine.benchmark(made.folder, plan)
+        XCTAssertEqual(record["runs"]["n"], .integer(2))
+    }
+
+    func testABenchmarkWithoutMemoryIsRefused() async throws {
+        let app = try TestApp(self)
+        let made = try app.bundle()
+        let engine = LoraRarPipeline(app.options, runtimes: TestApp.runtimes, memory: { 1 })
+        do {
+            _ = try await engine.benchmark(made.folder, BenchmarkPlan(component: "hypernet", warmup: 0, runs: 1))
+            XCTFail("it gave a record")
+        } catch let error as InputError {
+            XCTAssertTrue("\(error)".hasPrefix("hypernet needs"), "\(error)")
+        }
+    }
+
     func testACancelledTaskWaitsNoLonger() async {
         let gate = WorkGate()
         gate.set(open: false)

@@ -155,7 +155,8 @@ final class LibraryTests: XCTestCase, @unchecked Sendable {
         await model.open("coreml")
         await drawing.value
         XCTAssertEqual(model.stage, .ready)
-        XCTAssertNotNil(model.picture, "another bundle has no picture yet")
+        XCTAssertNotNil(model.picture)
+        XCTAssertFalse(model.loadTimes.isEmpty, "of another bundle nothing is loaded yet")
     }
 
     /// What an imported LoRA was trained with nobody knows: no words are made up for it.
@@ -203,6 +204,17 @@ final class LibraryTests: XCTestCase, @unchecked Sendable {
         try app.samples()
         let model = app.model()
         await model.start()
+        await model.generate()
+        let drawn = try XCTUnwrap(model.picture?.drawn.latents)
+        (model.request.seed, model.request.guidanceWithoutLora) = (9, false)
+        await model.open("other")
+        XCTAssertEqual(model.picture?.drawn.latents, drawn, "another bundle takes no picture away")
+        XCTAssertEqual(model.prompt, "a sks dog in watercolor painting style")
+        XCTAssertEqual([Int(model.request.seed), model.request.guidanceWithoutLora ? 1 : 0], [9, 0])
+        model.prompt = "a dog in oil"
+        await model.open("coreml")
+        XCTAssertEqual(model.prompt, "a dog in oil", "nor words that the user wrote")
+        model.useOwnWords()
         await model.open("other")
         await model.add(try write(1, to: "mine.safetensors"), as: .content)
         model.pickBeside(model.contents[1])
@@ -224,6 +236,40 @@ final class LibraryTests: XCTestCase, @unchecked Sendable {
         await damaged.start()
         XCTAssertEqual([damaged.stage == .ready ? "" : "failed", damaged.bundleName], ["", "coreml"])
         XCTAssertEqual(damaged.prompt, "in watercolor painting style")
+    }
+
+    @MainActor
+    func testOfTwoBundlesOfOneNameEachCanBeOpened() async throws {
+        _ = try app.bundle()
+        _ = try StandInBundle(app.places.documents.appendingPathComponent("bundles/coreml"), dtype: .float16)
+        let model = app.model()
+        await model.start()
+        XCTAssertEqual(model.bundleNames, ["coreml", "coreml (in the app)"])
+        XCTAssertEqual(model.manifest?.precision, .fp16)
+        await model.open("coreml (in the app)")
+        XCTAssertEqual([model.bundleName, model.manifest?.precision.rawValue], ["coreml (in the app)", "fp32"])
+        model.setInView(false)
+        let again = app.model()
+        await again.start()
+        XCTAssertEqual(again.bundleName, "coreml (in the app)")
+    }
+
+    @MainActor
+    func testALoraThatCanNotBeRemovedIsTold() async throws {
+        _ = try app.bundle()
+        let model = app.model()
+        await model.open()
+        await model.add(try write(1, to: "mine.safetensors"), as: .content)
+        let lora = try XCTUnwrap(model.content)
+        try FileManager.default.removeItem(at: lora.file)
+        XCTAssertNoThrow(try LoraLibrary(app.places).remove(lora), "it is gone already")
+        let stuck = LibraryLora(
+            name: "stuck", role: .style, file: URL(fileURLWithPath: "/proc/version"), thumbnail: nil, words: "",
+            classWords: "", isImported: true)
+        model.remove(stuck)
+        let failure = try XCTUnwrap(model.failure)
+        XCTAssertTrue("\(failure)".hasPrefix("stuck can't be removed ("), "\(failure)")
+        assertTranslatable(failure)
     }
 
     @MainActor
