@@ -32,6 +32,7 @@ stopped goes on where it was when the same one is made again.
 from __future__ import annotations
 
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
 from export.options import (
@@ -66,6 +67,7 @@ from export.source import (
 from export.targets import find_offer, require_toolchains
 from export.write import write_hypernet, write_pipeline, write_unet
 from lorarar.base.names import DEFAULT_BASE, GUIDANCE, PAPER_GUIDANCE, with_text_encoders
+from lorarar.base.sources import open_tiny_vae
 from lorarar.errors import InputError
 from lorarar.layout import TEXT_PARTS
 
@@ -169,11 +171,12 @@ def pipeline(
     precision = _offered(out, target, "unet", precision, soc, vae_precision)
     guidance = GUIDANCE.get(base_name(base), PAPER_GUIDANCE) if guidance is None else guidance
     require_start(steps, guidance)
+    tiny = None if tiny_vae is None else open_tiny_vae(str(tiny_vae))
     rank = chosen_rank(base, rank, loras)
     layout = base_layout(base, adapt)
     loaded = chosen_hypernet(base, layout, hypernet, untrained, alone=False)
     network, size = chosen_unet(base, precision, untrained, resolution, batch)
-    found = chosen_pipeline(base, network, size, untrained, tiny_vae)
+    found = chosen_pipeline(base, network, size, untrained, tiny)
     if text_adapters:
         layout = with_text_encoders(layout, {name: getattr(found, name) for name in TEXT_PARTS.values()})
     source = Source(found, layout, loaded)
@@ -197,6 +200,8 @@ def _offered(
     """
     found, precision = find_offer(target, component, precision, soc, vae_precision)
     if out is not None:
+        if not isinstance(out, str | PathLike):
+            raise InputError(f"`out` is {out!r}; give the path of a folder")
         require_replaceable(Path(out))
     require_toolchains(found)
     return precision

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.targets import find_target
 from lorarar.errors import InputError
 from lorarar.layout import MAX_LORAS, MAX_STACKED_RANK, StackSize
+from lorarar.settings import is_whole
 
 if TYPE_CHECKING:
     from export.graph import ImageSize
@@ -42,24 +44,24 @@ def ignore_progress(_: str) -> None:
 
 def require_stack(rank: int, loras: int = LORAS) -> None:
     """Refuse a LoRA's rank and a number of LoRAs that no export takes, with InputError."""
-    if not 2 <= loras <= MAX_LORAS:
-        raise InputError(f"`loras` is {loras}; valid are 2 to {MAX_LORAS}")
-    if not 1 <= rank <= MAX_STACKED_RANK // loras:
-        raise InputError(f"`rank` is {rank}; valid are 1 to {MAX_STACKED_RANK // loras} for {loras} LoRAs")
+    if not is_whole(loras, 2, MAX_LORAS):
+        raise InputError(f"`loras` is {loras!r}; valid are 2 to {MAX_LORAS}")
+    if not is_whole(rank, 1, MAX_STACKED_RANK // loras):
+        raise InputError(f"`rank` is {rank!r}; valid are 1 to {MAX_STACKED_RANK // loras} for {loras} LoRAs")
 
 
 def require_batch(batch: int) -> None:
     """Refuse a UNet's batch that no export takes, with InputError."""
     if batch not in (1, 2):
-        raise InputError(f"`batch` is {batch}; valid are 1, and 2 for guidance in one run")
+        raise InputError(f"`batch` is {batch!r}; valid are 1, and 2 for guidance in one run")
 
 
 def require_start(steps: int, guidance: float) -> None:
     """Refuse what an app can't start with, with InputError."""
-    if not 1 <= steps <= MAX_STEPS:
-        raise InputError(f"`steps` is {steps}; valid are 1 to {MAX_STEPS}")
-    if not (math.isfinite(guidance) and guidance >= 1):
-        raise InputError(f"`guidance` is {guidance}; give 1 (no guidance) or more, 3 to 7 are usual")
+    if not is_whole(steps, 1, MAX_STEPS):
+        raise InputError(f"`steps` is {steps!r}; valid are 1 to {MAX_STEPS}")
+    if not (isinstance(guidance, Real) and math.isfinite(guidance) and guidance >= 1):
+        raise InputError(f"`guidance` is {guidance!r}; give 1 (no guidance) or more, 3 to 7 are usual")
 
 
 def require_pixels(pixels: int) -> None:
@@ -77,8 +79,8 @@ def decoded_size(size: ImageSize, tile: int | None) -> ImageSize:
         return size
     scale = size.pixels // size.latent
     least = LEAST_TILE * scale
-    if not (least <= tile <= size.pixels and tile % scale == 0):
-        raise InputError(f"`vae_tile` is {tile}; valid are multiples of {scale} from {least} to {size.pixels}")
+    if not is_whole(tile, least, size.pixels) or tile % scale:
+        raise InputError(f"`vae_tile` is {tile!r}; valid are multiples of {scale} from {least} to {size.pixels}")
     return replace(size, pixels=tile, latent=tile // scale)
 
 

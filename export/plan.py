@@ -27,7 +27,7 @@ from export.source import chosen_rank
 from export.targets import TARGETS, Target, find_offer
 from export.tolerance import TEXT_ENCODERS
 from lorarar.base.names import name_of, unet_layout, with_text_encoders
-from lorarar.base.sources import image_side, latent_scale, meta_parts, open_tiny_vae
+from lorarar.base.sources import image_side, latent_scale, meta_parts, open_tiny_vae, require_latents
 from lorarar.layout import ADAPTER, COEFFICIENTS, Layout, StackSize
 
 SIDES = (1024, 768, 512)
@@ -123,7 +123,8 @@ def plan_pipeline(
     stack = found.stack(chosen_rank(base, rank, loras), loras)
     scale = latent_scale(networks["vae"])
     if tiny_vae is not None:
-        networks["vae"] = open_tiny_vae(tiny_vae, scale, networks["unet"].config.in_channels)
+        networks["vae"] = open_tiny_vae(tiny_vae)
+        require_latents(networks["vae"], scale, networks["unet"].config.in_channels)
     pixels = image_side(networks["unet"], scale, resolution)
     require_pixels(pixels)
     size = ImageSize(pixels, pixels // scale, batch)

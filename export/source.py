@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from lorarar.base.sources import (
     image_side,
     latent_scale,
     open_pipeline,
-    open_tiny_vae,
     open_unet,
+    require_latents,
     require_parts,
     require_told_sizes,
 )
@@ -80,6 +80,8 @@ def chosen_hypernet(
 
     `alone` tells that `untrained` is of the hypernetwork alone; else it is of the base too, which must be a named one.
     """
+    if given is not None and not isinstance(given, str | PathLike | nn.Module):
+        raise InputError(f"`hypernet` is {given!r}; give the file of one, or a loaded network")
     if isinstance(given, Hypernetwork):
         _require_cpu(given, name="hypernet")
         if next(given.parameters()).dtype != torch.float32:
@@ -106,7 +108,7 @@ def chosen_unet(
     return unet, ImageSize(pixels, pixels // scale, batch)
 
 
-def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tiny_vae: str | Path | None) -> Any:
+def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tiny_vae: Any) -> Any:
     """Open the rest of a base's pipeline around a UNet, with an AutoencoderTiny in place of its VAE if one is given."""
     if is_loaded(base):
         from diffusers import StableDiffusionXLPipeline  # takes seconds, and a base by its name needs it later alone
@@ -124,13 +126,15 @@ def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tin
         pipeline = open_pipeline(str(base), untrained, torch.float32, unet=False)
         pipeline.register_modules(unet=unet)
     if tiny_vae is not None:
-        vae = open_tiny_vae(str(tiny_vae), size.pixels // size.latent, unet.config.in_channels)
-        pipeline.register_modules(vae=vae)
+        require_latents(tiny_vae, size.pixels // size.latent, unet.config.in_channels)
+        pipeline.register_modules(vae=tiny_vae)
     return pipeline
 
 
 def chosen_lora(base: Base, layout: Layout, fused: Fused, hypernet: Hypernet, untrained: bool) -> LoRA | None:
     """Return the LoRA to add into the weights: the one given, or the merge of a content and a style LoRA."""
+    if fused is not None and not isinstance(fused, LoRA | Iterable | PathLike):
+        raise InputError(f"`fused` is {fused!r}; give a LoRA, or a content and a style LoRA")
     given = [] if fused is None else [fused] if isinstance(fused, LoRA | str | PathLike | Mapping) else list(fused)
     if fused is not None and not given:
         raise InputError("`fused` names no LoRA; give one, or a content and a style LoRA, or leave it out")

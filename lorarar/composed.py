@@ -9,6 +9,7 @@ It takes four passes of the UNet a step in the place of guidance's two. No toolc
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from numbers import Real
 
@@ -51,11 +52,23 @@ class ComposedStart:
     def prompts(self, prompt: str) -> tuple[str, str, str]:
         """Take a prompt apart: the content's own, the style's with the class in it, and the class.
 
-        Raises InputError for a prompt without the subject.
+        Raises InputError for a prompt without the subject, which a part of a word is not: "a dog" in "a doghouse".
         """
-        if self.subject not in prompt:
+        places = self._places(prompt)
+        if not places:
             raise InputError(
                 f"the prompt {prompt!r} does not have the `subject` {self.subject!r} in it; a composed start needs it "
                 f"word for word, as in  {self.subject} in watercolor style"
             )
-        return self.subject, prompt.replace(self.subject, self.subject_class), self.subject_class
+        starts, ends = [0, *(place.end() for place in places)], [*(place.start() for place in places), len(prompt)]
+        styled = self.subject_class.join(prompt[start:end] for start, end in zip(starts, ends, strict=True))
+        return self.subject, styled, self.subject_class
+
+    def _places(self, prompt: str) -> list[re.Match[str]]:
+        found = re.finditer(re.escape(self.subject), prompt)
+        return [place for place in found if not any(_is_letter(prompt, at) for at in (place.start() - 1, place.end()))]
+
+
+def _is_letter(text: str, at: int) -> bool:
+    """Tell whether a letter or digit is at a place, of a script with blanks between words (those before U+0590)."""
+    return 0 <= at < len(text) and text[at] < "\u0590" and (text[at].isalpha() or text[at].isdecimal())

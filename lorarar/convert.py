@@ -46,6 +46,9 @@ def convert(
     check_at_least(1, rank=rank)
     apart = take_apart(open_source(source, config=config, name=name, plain=False))
     plain = plain_layers(apart.plain, {module: layer.lacks_alpha for module, layer in apart.layers.items()})
+    dora = [layer for name, layer in apart.layers.items() if layer.is_dora and (layer.kind or name in plain.layers)]
+    if dora:
+        _base_weight(dora[0], weights)  # before the SVDs, which take minutes: a base is opened by its first weight
     layers, losses = dict(plain.layers), {}
     for module, layer in apart.layers.items():
         layers[module], losses[module] = _converted(layer, layers.get(module), rank, weights)
@@ -57,6 +60,11 @@ def convert(
     own = [unscaled(plain.source)] if any(layer.lacks_scale for layer in apart.layers.values()) else []
     told = [*dict.fromkeys((*plain.warnings, *own)), *apart.warnings, _told(plain.source, losses, rank)]
     return replace(plain, layers=layers, dialect="converted", warnings=tuple(told))
+
+
+def has_dora(source: str | PathLike[str]) -> bool:
+    """Tell whether a file or PEFT folder has a layer of DoRA. Raises InputError as `lorarar.read_lora`."""
+    return any(layer.is_dora for layer in take_apart(open_source(source, plain=False)).layers.values())
 
 
 def _told(source: str, losses: Mapping[str, Truncated], rank: int) -> str:
@@ -93,11 +101,7 @@ def _dora(
 ) -> Float32[np.ndarray, "out inp *kernel"]:
     """Return m·(W + ΔW)/‖W + ΔW‖ − W."""
     source, module = layer.opened.file.source, layer.key.module
-    weight = None if weights is None else weights(module)
-    if weight is None:
-        raise InputError(
-            f"{source}: {module} is a DoRA, whose ΔW depends on the base's weights; give the base it is for"
-        )
+    weight = _base_weight(layer, weights)
     if weight.shape != delta.shape:
         raise InputError(f"{source}: {module} has shape {delta.shape}, its base {weight.shape}; give its base")
     magnitude, by_output = _magnitude(layer, delta.shape)
@@ -106,6 +110,16 @@ def _dora(
     norm = np.sqrt(np.sum(np.square(whole), axis=axes, keepdims=True))
     whole *= magnitude.astype(np.float64).reshape(norm.shape) / norm
     return (whole - weight).astype(np.float32)
+
+
+def _base_weight(layer: ForeignLayer, weights: Weights | None) -> np.ndarray:
+    weight = None if weights is None else weights(layer.key.module)
+    if weight is None:
+        raise InputError(
+            f"{layer.opened.file.source}: {layer.key.module} is a DoRA, whose ΔW depends on the base's weights; give "
+            "the base it is for"
+        )
+    return weight
 
 
 def _magnitude(layer: ForeignLayer, shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:

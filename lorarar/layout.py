@@ -108,7 +108,7 @@ class Layout:
 
         `adapt` is a key of ADAPT. Raises InputError for another one, and where there is no attention linear.
         """
-        if adapt not in ADAPT:
+        if not isinstance(adapt, str) or adapt not in ADAPT:
             raise InputError(f"`adapt` is {adapt!r}; valid are {' and '.join(ADAPT)}")
         found: dict[tuple[str, int, int], list[str]] = {}
         for name, in_features, out_features in linears:

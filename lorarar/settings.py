@@ -56,6 +56,11 @@ def option_names(settings: Any) -> list[str]:
     return names
 
 
+def is_whole(value: int, least: int, most: int) -> bool:
+    """Tell whether a value is a whole number from `least` to `most`, both included."""
+    return isinstance(value, Integral) and least <= value <= most
+
+
 def check_at_least(least: int, **values: int) -> None:
     """Refuse whole numbers below `least` or above MOST_COUNT; the keywords are the parameters' names."""
     for name, value in values.items():

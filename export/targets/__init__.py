@@ -21,7 +21,7 @@ APPS = {"android_demo": "app/src/main/assets/bundles", "ios_demo": "App/Resource
 
 def find_target(name: str) -> Target:
     """Return the target of that name; InputError tells the names there are."""
-    if name not in TARGETS:
+    if not isinstance(name, str) or name not in TARGETS:
         raise InputError(f"unknown `target` {name!r}; valid are {', '.join(TARGETS)}")
     return TARGETS[name]
 

@@ -15,6 +15,7 @@ import torch
 from lorarar.base.names import CONFIGS, MINIATURE, miniature_folder
 from lorarar.base.untrained import NETWORKS, SDXL_SCALE, meta_networks, untrained_pipeline, untrained_unet
 from lorarar.errors import InputError, is_out_of_memory
+from lorarar.settings import is_whole
 from lorarar.toolchains import quiet_toolchains, without_progress_bars
 
 _COMPONENTS = ("tokenizer", "tokenizer_2", *NETWORKS, "scheduler")
@@ -118,11 +119,8 @@ def meta_parts(base: str) -> dict[str, Any]:
     return dict(zip(NETWORKS, (*encoders, unet, vae), strict=True))
 
 
-def open_tiny_vae(source: str, scale: int, channels: int) -> Any:
-    """Open a folder or hub id of diffusers' AutoencoderTiny, such as TAESDXL, in fp32.
-
-    Raises InputError when it is none, or isn't for latents of `channels` and `scale` pixels a side.
-    """
+def open_tiny_vae(source: str) -> Any:
+    """Open a folder or hub id of diffusers' AutoencoderTiny, such as TAESDXL, in fp32. InputError when it is none."""
     from diffusers import AutoencoderTiny
 
     path = Path(source)
@@ -132,14 +130,17 @@ def open_tiny_vae(source: str, scale: int, channels: int) -> Any:
         config = AutoencoderTiny.load_config(source)
         if config.get("_class_name") != AutoencoderTiny.__name__:
             raise InputError(f"{source}: holds {config.get('_class_name')}, not an AutoencoderTiny such as TAESDXL")
-        vae = AutoencoderTiny.from_pretrained(source, torch_dtype=torch.float32, use_safetensors=True).eval()
+        return AutoencoderTiny.from_pretrained(source, torch_dtype=torch.float32, use_safetensors=True).eval()
+
+
+def require_latents(vae: Any, scale: int, channels: int) -> None:
+    """Refuse an AutoencoderTiny that isn't for latents of `channels` and `scale` pixels a side."""
     have = 2 ** (len(vae.config.decoder_block_out_channels) - 1), vae.config.latent_channels
     if have != (scale, channels):
         raise InputError(
-            f"{source}: decodes latents of {have[1]} channels to {have[0]} pixels each, the base's have {channels} "
+            f"`tiny_vae` decodes latents of {have[1]} channels to {have[0]} pixels each, the base's have {channels} "
             f"and {scale}; give one that was made for this base"
         )
-    return vae
 
 
 def latent_scale(vae: Any) -> int:
@@ -157,9 +158,9 @@ def image_side(unet: Any, scale: int, resolution: int | None) -> int:
         raise InputError(f"the UNet's own size is {unet.config.sample_size}; give `resolution`, in pixels")
     side = int(unet.config.sample_size) * scale if resolution is None else resolution
     step = scale * 2 ** (len(unet.config.block_out_channels) - 1)
-    if not step <= side <= MOST_SIDE or side % step:
+    if not is_whole(side, step, MOST_SIDE) or side % step:
         valid = f"a multiple of {step}, up to {MOST_SIDE}"
-        raise InputError(f"a `resolution` of {side} doesn't fit this base; give {valid}")
+        raise InputError(f"a `resolution` of {side!r} doesn't fit this base; give {valid}")
     return side
 
 

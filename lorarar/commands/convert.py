@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from lorarar.base.names import MINIATURE, MINIATURE_FOLDER
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import status, warn
@@ -41,18 +39,12 @@ def run(args: argparse.Namespace) -> int:
     require_torch()
     # Not above: `--help` answers without loading PyTorch.
     from lorarar.base.weights import base_weights
-    from lorarar.convert import convert
+    from lorarar.convert import convert, has_dora
 
+    if args.base and not has_dora(args.lora):
+        raise InputError(f"`base` is for DoRA, and {args.lora} has none; leave it out")
     with status("converting") as tell:
-        weights, asked = None if args.base is None else base_weights(args.base), []
-
-        def weight(module: str) -> np.ndarray | None:
-            asked.append(module)
-            return weights(module) if weights else None
-
-        lora = convert(args.lora, args.rank, weight if weights else None)
-        if weights and not asked:
-            raise InputError(f"`base` is for DoRA, and {args.lora} has none; leave it out")
+        lora = convert(args.lora, args.rank, base_weights(args.base) if args.base else None)
         tell("writing")
         lora.save(args.out, args.dialect, args.dtype)
     warn((*lora.warnings, *partly_read(lora, args.dialect)))

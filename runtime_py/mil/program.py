@@ -155,19 +155,22 @@ class Program:
     def seen(self, outputs: Mapping[str, Any], function: str | None = None) -> dict[str, Any]:
         """Return what `run` returned as `predict` would."""
         messages = self._function(function).outputs
-        return {name: seen(value, messages[name]) for name, value in outputs.items()}
+        with one_sentence(self.path):
+            return {name: seen(value, messages[name]) for name, value in outputs.items()}
 
     def random_inputs(self, seed: int, function: str | None = None) -> dict[str, np.ndarray]:
         """Make inputs to try a program with: normal numbers, pixels, zeros of whole ones; open sizes are the least."""
         rng = np.random.default_rng(seed)
-        return {name: feature.random(rng) for name, feature in self._function(function).features.items()}
+        with one_sentence(self.path):
+            return {name: feature.random(rng) for name, feature in self._function(function).features.items()}
 
     def fit_image(self, name: str, image: Image.Image, function: str | None = None) -> Image.Image:
         """Return an image with the colours and of the size that an input takes."""
         features = self._function(function).features
         if name not in features or features[name].colour is None:
             raise InputError(f"{name!r} is no input that takes an image; the inputs are {', '.join(features)}")
-        return features[name].fitted(image)
+        with one_sentence(self.path):
+            return features[name].fitted(image)
 
     def _function(self, name: str | None) -> Function:
         if name is None:

@@ -21,7 +21,7 @@ from export.options import HypernetOptions, ignore_progress
 from export.rewrites import rewrite_for
 from export.targets import TARGETS, find_target
 from lorarar.base.names import load_layout, with_text_encoders
-from lorarar.base.sources import open_pipeline, open_tiny_vae
+from lorarar.base.sources import open_pipeline, open_tiny_vae, require_latents
 from lorarar.errors import FailedCheck, InputError
 from lorarar.layout import TEXT_PARTS, Group, Layout, StackSize
 from lorarar.lora import LoRA
@@ -185,7 +185,7 @@ def tiny_vae(folder: Path, blocks: int = 3) -> Path:
 @pytest.mark.parametrize("target", FP32)
 def test_a_tiny_decoder_is_diffusers(tiny_pipeline: Path, tmp_path: Path, target: str) -> None:
     pipeline = open_pipeline(str(tiny_pipeline), False, torch.float32)
-    vae = open_tiny_vae(str(tiny_vae(tmp_path / "vae")), 4, 4)
+    vae = open_tiny_vae(str(tiny_vae(tmp_path / "vae")))
     rewrite_for(find_target(target), vae)
     pipeline.register_modules(vae=vae)
     graph = vae_graph(vae, SMALL)
@@ -203,11 +203,12 @@ def test_a_tiny_decoder_of_another_kind_is_refused(tiny_pipeline: Path, tmp_path
     cases = {
         str(tiny_pipeline / "vae"): "holds AutoencoderKL, not an AutoencoderTiny such as TAESDXL",
         str(tmp_path / "missing"): "no such folder; give one of an AutoencoderTiny",
-        str(tiny_vae(tmp_path / "vae", 4)): "to 8 pixels each, the base's have 4 and 4",
     }
     for source, message in cases.items():
         with pytest.raises(InputError, match=message):
-            open_tiny_vae(source, 4, 4)
+            open_tiny_vae(source)
+    with pytest.raises(InputError, match="to 8 pixels each, the base's have 4 and 4"):
+        require_latents(open_tiny_vae(str(tiny_vae(tmp_path / "vae", 4))), 4, 4)
 
 
 def test_a_decoder_in_fp16_that_overflows_is_refused(tiny_pipeline: Path, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ from export.write import write_pipeline, write_unet
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline
 from lorarar.errors import InputError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +128,7 @@ def test_more_pixels_than_a_manifest_allows() -> None:
         ({"guidance": 0.5}, r"`guidance` is 0\.5"),
         ({"out": "thesis"}, "thesis exists and is not a bundle"),
         ({"target": "executorch"}, "executorch is not installed"),
+        ({"tiny_vae": "missing"}, "missing: no such folder; give one of an AutoencoderTiny"),
     ],
 )
 def test_what_needs_no_base_is_refused_before_one_is_loaded(
@@ -139,3 +145,15 @@ def test_what_needs_no_base_is_refused_before_one_is_loaded(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=says):
         api.pipeline("owner/sdxl", **{"target": "onnx", **given})
+
+
+def test_what_the_types_forbid_is_refused_too(tmp_path: Path) -> None:
+    code = ROOT / "tests" / "support" / "wrong_exports.py"
+    command = [sys.executable, str(code)]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    found = json.loads(ran.stdout)
+    assert len(found) > 15
+    assert [case for case in found if case[1] != "InputError" or not case[2].startswith(case[0])] == []
+    assert list(tmp_path.iterdir()) == []

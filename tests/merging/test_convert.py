@@ -281,7 +281,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             main([str(source), "--rank", "4", *base, "-o", str(out if base else source)])
 
 
-def test_a_base_that_nothing_asks_for_is_refused(tmp_path: Path) -> None:
+def test_a_dora_without_its_base_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorarar.convert.cut", None)
+    other = FLAT.replace("to_q", "to_k")
+    named = loha(other) | plain() | {f"{FLAT}.dora_scale": np.ones((OUT, 1), np.float32)}
+
+    def missing(_: str) -> None:
+        raise InputError("no such base")
+
+    for weights, message in ((None, "to_q is a DoRA"), (lambda _: None, "to_q is a DoRA"), (missing, "no such base")):
+        with pytest.raises(InputError, match=message):
+            convert(named, 4, weights)
+
+
+def test_a_base_that_nothing_asks_for_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorarar.convert.cut", None)  # which comes too late
     source, out = tmp_path / "loha.safetensors", tmp_path / "plain.safetensors"
     save_file(loha(), source)
     with pytest.raises(InputError, match=r"--base is for DoRA, and .* has none"):

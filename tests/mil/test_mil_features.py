@@ -159,6 +159,41 @@ def test_an_image_that_the_program_does_not_make_is_refused(space: int, message:
         Program.open(changed(as_image(space), path, tmp_path / "q.mlpackage"))
 
 
+def test_what_a_description_says_wrongly_is_one_sentence(tmp_path: Path) -> None:
+    """Sizes that no array has, and a number described where the program makes a matrix."""
+    x = {"x": spread(2, 3)}
+    sound = save(tmp_path / "p.mlpackage", lambda x: mb.relu(x=x), x)
+
+    def as_number(spec: Any) -> None:
+        spec.description.output[0].type.int64Type.SetInParent()
+
+    def vast(spec: Any) -> None:
+        array = spec.description.input[0].type.multiArrayType
+        for _ in range(2):
+            array.shapeRange.sizeRanges.add(lowerBound=4_000_000_000, upperBound=-1)
+
+    program = Program.open(changed(as_number, sound, tmp_path / "number.mlpackage"))
+    with pytest.raises(InputError, match="contradicts itself"):
+        program.predict(x)
+    program = Program.open(changed(vast, sound, tmp_path / "vast.mlpackage"))
+    with pytest.raises(InputError, match="contradicts itself"):
+        program.random_inputs(0)
+
+
+def test_an_image_without_pixels_is_one_sentence(tmp_path: Path) -> None:
+    image = ct.ImageType(name="image", shape=(1, 3, 4, 5), color_layout=ct.colorlayout.RGB)
+    convert(tmp_path, Shifted(), inputs=[image], compute_precision=ct.precision.FLOAT32)
+
+    def empty(spec: Any) -> None:
+        sizes = spec.description.input[0].type.imageType.imageSizeRange
+        for span in (sizes.widthRange, sizes.heightRange):
+            span.lowerBound, span.upperBound = 0, -1
+
+    program = Program.open(changed(empty, tmp_path / "p.mlpackage", tmp_path / "empty.mlpackage"))
+    with pytest.raises(InputError, match="contradicts itself"):
+        program.fit_image("image", Image.fromarray(PICTURE))
+
+
 def test_a_result_whose_number_of_axes_the_inputs_decide(tmp_path: Path) -> None:
     """As coremltools declares `fill` of a shape whose length is open."""
 

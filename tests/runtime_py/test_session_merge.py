@@ -222,6 +222,16 @@ def test_an_impossible_composed_start_is_refused(
         session.generate("a sks cat", steps=1, composed=ComposedStart(*start))
 
 
+def test_a_subject_is_whole_words_of_the_prompt() -> None:
+    start = ComposedStart("a dog", "an animal")
+    prompt = "a dog, not (a dog) in a doghouse of panda dogs, é_a dog_a dog犬"
+    styled = "an animal, not (an animal) in a doghouse of panda dogs, é_an animal_an animal犬"
+    assert start.prompts(prompt) == ("a dog", styled, "an animal")
+    for other in ("a dogé", "3a dog", "panda dog"):
+        with pytest.raises(InputError, match="does not have the `subject`"):
+            start.prompts(other)
+
+
 @pytest.mark.parametrize(
     ("schedule", "wanted"),
     [

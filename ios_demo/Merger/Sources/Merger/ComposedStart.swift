@@ -37,7 +37,31 @@ public struct ComposedStart: Equatable, Sendable {
 
     /// Whether the prompt has the subject word for word, and there is a class for it.
     public func fits(_ prompt: String) -> Bool {
-        !subject.isBlank && !subjectClass.isBlank && prompt.contains(subject)
+        !subject.isBlank && !subjectClass.isBlank && !places(prompt).isEmpty
+    }
+
+    /// A prompt with the class in the place of the subject.
+    func withClass(_ prompt: String) -> String {
+        places(prompt).reversed().reduce(into: prompt) { $0.replaceSubrange($1, with: subjectClass) }
+    }
+
+    /// Where a prompt has the subject; a part of a word is none, "a dog" in "a doghouse".
+    private func places(_ prompt: String) -> [Range<String.Index>] {
+        var (found, start) = ([Range<String.Index>](), prompt.startIndex)
+        while let place = prompt.range(of: subject, options: .literal, range: start..<prompt.endIndex) {
+            start = place.upperBound
+            let scalars = prompt.unicodeScalars
+            let beside = [scalars[..<place.lowerBound].last, scalars[place.upperBound...].first]
+            if !beside.contains(where: Self.isLetter) { found.append(place) }
+        }
+        return found
+    }
+
+    /// Whether it is a letter or digit of a script with blanks between words: those before U+0590.
+    private static func isLetter(_ scalar: Unicode.Scalar?) -> Bool {
+        guard let scalar, scalar.value < 0x590 else { return false }
+        return scalar.properties.isAlphabetic && scalar.properties.generalCategory != .nonspacingMark
+            || scalar.properties.generalCategory == .decimalNumber
     }
 
     /// 0.28 of 25 steps is a little above 7 in doubles, and must be 7.
@@ -71,10 +95,9 @@ extension Request {
         let start = composed.flatMap { $0.holds(step, of: steps) ? $0 : nil }
         var said = [Term(reading: Reading(prompt: prompt, share: .merge))]
         if let start {
-            let styled = prompt.replacingOccurrences(of: start.subject, with: start.subjectClass)
             said = [
                 Term(reading: Reading(prompt: start.subject, share: .content)),
-                Term(reading: Reading(prompt: styled, share: .style)),
+                Term(reading: Reading(prompt: start.withClass(prompt), share: .style)),
                 Term(reading: Reading(prompt: start.subjectClass, share: .neither), sign: -1),
             ]
         }

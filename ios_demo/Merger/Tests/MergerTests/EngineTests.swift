@@ -145,6 +145,11 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
             XCTAssertFalse(ComposedStart(subject: subject, subjectClass: subjectClass).fits("a sks dog in oil"))
         }
         XCTAssertTrue(ComposedStart(subject: "a sks dog", subjectClass: "a dog").fits("a sks dog in oil"))
+        let dog = ComposedStart(subject: "a dog", subjectClass: "an animal")
+        XCTAssertEqual(
+            dog.withClass("a dog, not (a dog) in a doghouse of panda dogs, é_a dog_a dog犬"),
+            "an animal, not (an animal) in a doghouse of panda dogs, é_an animal_an animal犬")
+        XCTAssertEqual(["a dogé", "3a dog", "panda dog"].filter(dog.fits), [])
     }
 
     func testAStrengthRunsNoGraph() async throws {

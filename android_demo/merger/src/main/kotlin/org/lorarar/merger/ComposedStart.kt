@@ -25,7 +25,19 @@ data class ComposedStart(
     }
 
     /** Whether a prompt has the subject in it, and there is a class for it. */
-    fun fits(prompt: String): Boolean = subject.isNotBlank() && subjectClass.isNotBlank() && subject in prompt
+    fun fits(prompt: String): Boolean = subject.isNotBlank() && subjectClass.isNotBlank() && places(prompt).isNotEmpty()
+
+    /** A prompt with the class in the place of the subject. */
+    internal fun withClass(prompt: String): String =
+        places(prompt).reversed().fold(prompt) { text, at -> text.replaceRange(at, at + subject.length, subjectClass) }
+
+    /** Where a prompt has the subject; a part of a word is none, "a dog" in "a doghouse". */
+    private fun places(prompt: String): List<Int> =
+        generateSequence(prompt.indexOf(subject)) { prompt.indexOf(subject, it + subject.length) }.takeWhile { it >= 0 }
+            .filter { !isLetter(prompt.getOrNull(it - 1)) && !isLetter(prompt.getOrNull(it + subject.length)) }.toList()
+
+    /** Whether it is a letter or digit of a script with blanks between words: those before U+0590. */
+    private fun isLetter(char: Char?): Boolean = char != null && char < '\u0590' && char.isLetterOrDigit()
 
     /** 0.28 of 25 steps is a little above 7 in doubles, and must be 7. */
     internal fun holds(step: Int, steps: Int): Boolean = step < maxOf(1.0, Math.ceil(share * steps - 1e-6))
@@ -52,7 +64,7 @@ internal fun Request.terms(step: Int): List<Term> {
     } else {
         listOf(
             Term(Reading(start.subject, Share.CONTENT)),
-            Term(Reading(prompt.replace(start.subject, start.subjectClass), Share.STYLE)),
+            Term(Reading(start.withClass(prompt), Share.STYLE)),
             Term(Reading(start.subjectClass, Share.NEITHER), sign = -1f),
         )
     }

@@ -111,6 +111,10 @@ class StepTest {
         fun composed(share: Double, steps: Int) = (0 until steps).count { ComposedStart("a", "b", share).holds(it, steps) }
         assertEquals(listOf(10, 14, 1, 25), listOf(composed(0.5, 20), composed(0.7, 20), composed(0.01, 20), composed(1.0, 25)))
         assertEquals(listOf(7, 15), listOf(composed(0.28, 25), composed(0.3, 50)))
+        val dog = ComposedStart("a dog", "an animal")
+        val said = "a dog, not (a dog) in a doghouse of panda dogs, é_a dog_a dog犬"
+        assertEquals("an animal, not (an animal) in a doghouse of panda dogs, é_an animal_an animal犬", dog.withClass(said))
+        assertEquals(listOf(false, false, false), listOf("a dogé", "3a dog", "panda dog").map { dog.fits(it) })
         for (start in listOf(ComposedStart("c", "b"), ComposedStart("a", " "))) {
             assertTrue("subject" in refusal { Request("a", 0, 1, 1f, composed = start).check() })
         }

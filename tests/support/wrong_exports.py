@@ -1,0 +1,49 @@
+"""Gives the exports what their types forbid, as a program without a type checker may; the tests check all types.
+
+Run in an empty folder; prints each case's error as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import export
+
+CASES: list[tuple[str, Any, dict[str, Any]]] = [
+    ("unknown `target` ['onnx']", export.hypernet, {"target": ["onnx"]}),
+    ("`base` is", export.hypernet, {"base": 5}),
+    ("`rank` is '4'", export.hypernet, {"rank": "4"}),
+    ("`rank` is 4.0", export.hypernet, {"rank": 4.0}),
+    ("`loras` is '2'", export.hypernet, {"loras": "2"}),
+    ("`precision` is", export.hypernet, {"precision": 5}),
+    ("`soc` is", export.hypernet, {"soc": 5}),
+    ("`out` is 5", export.hypernet, {"out": 5}),
+    ("`hypernet` is 5", export.hypernet, {"hypernet": 5}),
+    ("`fused` is 5", export.unet, {"fused": 5}),
+    ("5 is no LoRA", export.unet, {"fused": [5, 6]}),
+    ("`adapt` is 5", export.unet, {"adapt": 5}),
+    ("`adapt` is ['attention']", export.unet, {"adapt": ["attention"]}),
+    ("a `resolution` of '96'", export.unet, {"resolution": "96"}),
+    ("`batch` is '2'", export.unet, {"batch": "2"}),
+    ("`steps` is '2'", export.pipeline, {"steps": "2"}),
+    ("`guidance` is '2'", export.pipeline, {"guidance": "2"}),
+    ("`vae_tile` is '64'", export.pipeline, {"vae_tile": "64"}),
+    ("5: no such folder", export.pipeline, {"tiny_vae": 5}),
+]
+
+
+def main() -> None:
+    found = []
+    for said, call, given in CASES:
+        try:
+            call(**{"base": "miniature", "target": "onnx", "out": "bundle", **given})
+            found.append([said, "none", ""])
+        except Exception as error:
+            found.append([said, type(error).__name__, str(error)])
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
