@@ -127,12 +127,12 @@ class AndroidDevice:
     def _copy(self, bundle: Bundle, part: Component, folder: str, options: MeasureOptions, watch: Watch) -> None:
         watch.say("copying what changed")
         self.touched = not options.keep
-        self.link.copy(bundle_files(bundle, part), folder)
+        self.link.copy(bundle_files(bundle, part), folder, watch)
         if options.app:  # an app reads as another user than the shell
             self.link.shell(f"chmod -R a+rX {HOME}")
         elif options.runner is not None:
             programs = {RUNNER.rpartition("/")[2]: options.runner, **{path.name: path for path in options.libraries}}
-            self.link.copy(programs, PROGRAMS)
+            self.link.copy(programs, PROGRAMS, watch)
             self.link.shell(f"chmod 755 {RUNNER}")
 
     def _cores(self, options: MeasureOptions) -> tuple[str | None, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from benchmarks.devices.device import DeviceFailed
+from benchmarks.devices.device import DeviceFailed, Watch
 from benchmarks.devices.phone import ANSWER_S, LIST, NO_SPACE, SLOWEST_COPY, no_answer
 from benchmarks.processes import ProgramOutput, run_program
 from lorarar.errors import InputError
@@ -37,12 +38,15 @@ STATES = {
 class Adb:
     """The adb program in PATH; tests replay one."""
 
-    def run(self, args: Sequence[str], timeout_s: float) -> ProgramOutput:
-        """Run `adb ARGS…`. Raises TimeoutError after `timeout_s` seconds, InputError where there is no adb."""
+    def run(self, args: Sequence[str], timeout_s: float, stop: threading.Event | None = None) -> ProgramOutput:
+        """Run `adb ARGS…`, at most until `stop` is set.
+
+        Raises TimeoutError after `timeout_s` seconds, InputError where there is no adb.
+        """
         program = shutil.which("adb")
         if program is None:
             raise InputError("adb is not installed: install Android's platform-tools and put adb in PATH")
-        return run_program([program, *args], timeout_s)
+        return run_program([program, *args], timeout_s, stop)
 
 
 def connected(adb: Adb) -> dict[str, str]:
@@ -95,9 +99,10 @@ class AdbLink:
             self.check()  # adb answers for a lost device with exit codes that a command could have given
         return answer
 
-    def push(self, local: Path, remote: str) -> None:
-        """Copy one file. Raises DeviceFailed when it doesn't arrive."""
-        answer = self._run(["push", str(local), remote], ANSWER_S + local.stat().st_size / SLOWEST_COPY)
+    def push(self, local: Path, remote: str, watch: Watch) -> None:
+        """Copy one file. Raises DeviceFailed when it doesn't arrive, or when the plan is interrupted."""
+        answer = self._run(["push", str(local), remote], ANSWER_S + local.stat().st_size / SLOWEST_COPY, watch.stop)
+        watch.wait(0.0)
         if answer.code != 0:
             self.check()
             words = answer.err + answer.out
@@ -105,10 +110,10 @@ class AdbLink:
                 raise DeviceFailed(f"it is full: {local.name} doesn't fit; free some space on it")
             raise DeviceFailed(f"{local.name} can't be copied to it ({answer.last_words})")
 
-    def copy(self, files: Mapping[str, Path], folder: str) -> None:
+    def copy(self, files: Mapping[str, Path], folder: str, watch: Watch) -> None:
         """Make `folder` on the device hold these files; only what changed is copied, and other files stay.
 
-        Raises DeviceFailed when they don't fit or don't arrive.
+        Raises DeviceFailed when they don't fit or don't arrive, or when the plan is interrupted.
         """
         total = sum(path.stat().st_size for path in files.values())
         have = self._hashes(folder, list(files), ANSWER_S + total / SLOWEST_HASH)
@@ -126,7 +131,7 @@ class AdbLink:
                 f"it is full: {needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; free some space on it"
             )
         for name, path in changed.items():
-            self.push(path, f"{folder}/{name}")
+            self.push(path, f"{folder}/{name}", watch)
 
     def _hashes(self, folder: str, names: list[str], timeout_s: float) -> dict[str, str]:
         """Return the SHA-256 of each of the files that is there."""
@@ -134,9 +139,9 @@ class AdbLink:
         lines = re.findall(r"^([0-9a-f]{64}) [ *](.+?)\r?$", answer.out, re.MULTILINE)
         return {name: digest for digest, name in lines}
 
-    def _run(self, args: Sequence[str], timeout_s: float) -> ProgramOutput:
+    def _run(self, args: Sequence[str], timeout_s: float, stop: threading.Event | None = None) -> ProgramOutput:
         try:
-            return self.adb.run(["-s", self.serial, *args], timeout_s)
+            return self.adb.run(["-s", self.serial, *args], timeout_s, stop)
         except TimeoutError:
             self.check()
             raise no_answer(timeout_s) from None

@@ -109,7 +109,7 @@ class Iphone:
         part = bundle.component(component)
         digest = file_sha256(bundle.path / MANIFEST)
         watch.say("copying what changed")
-        self.app.copy(bundle_files(bundle, part), digest)
+        self.app.copy(bundle_files(bundle, part), digest, watch)
         watch.say("measuring")
         record = parse_record(self.app.measure(digest, component, options, watch), "the demo app")
         if isinstance(record.get("device"), dict):

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.devices.device import DeviceFailed
+from benchmarks.devices.device import DeviceFailed, Watch
 from benchmarks.devices.phone import ANSWER_S, APP, LIST, NO_SPACE, SLOWEST_COPY, no_answer
 from benchmarks.processes import ProgramOutput, run_program
 from lorarar.errors import InputError
@@ -194,18 +194,22 @@ class DevicectlLink:
         except InputError as error:
             raise DeviceFailed(str(error)) from None
 
-    def need(self, what: str, *verb: str, args: Sequence[str] = (), timeout_s: float = ANSWER_S) -> Mapping[str, Any]:
+    def need(
+        self, what: str, *verb: str, args: Sequence[str] = (), timeout_s: float = ANSWER_S, watch: Watch | None = None
+    ) -> Mapping[str, Any]:
         """Return the result of a command that must go well. Raises DeviceFailed, which says that `what`, and why."""
-        answer = self.ask(*verb, args=args, timeout_s=timeout_s)
+        answer = self.ask(*verb, args=args, timeout_s=timeout_s, stop=watch.stop if watch else None)
+        if watch:
+            watch.wait(0.0)  # one that was interrupted has not gone well
         if not answer.well:
             raise DeviceFailed(cause(answer) or f"{what} ({answer.last_words}); try again, or see  {LIST}")
         return answer.result
 
-    def send(self, local: Path, remote: str) -> None:
+    def send(self, local: Path, remote: str, watch: Watch) -> None:
         """Copy a file into the app's container; devicectl skips one that has not changed."""
         wait = ANSWER_S + local.stat().st_size / SLOWEST_COPY
         args = ["--source", str(local), "--destination", remote, *self._container()]
-        self.need(f"{local.name} can't be copied to it", "device", "copy", "to", args=args, timeout_s=wait)
+        self.need(f"{local.name} can't be copied to it", "device", "copy", "to", args=args, timeout_s=wait, watch=watch)
 
     def fetch(self, remote: str) -> bytes | None:
         """Return a file of the app's container, or None where there is none."""

@@ -70,13 +70,16 @@ class App:
         ours = [app for app in apps if at(app, "bundleIdentifier") == self.link.app] if isinstance(apps, list) else []
         return next((str(at(app, "url")) for app in ours if at(app, "url")), None)
 
-    def copy(self, files: Mapping[str, Path], name: str) -> None:
-        """Make Documents/benchmark/NAME hold these files. Raises DeviceFailed when they don't fit or don't arrive."""
+    def copy(self, files: Mapping[str, Path], name: str, watch: Watch) -> None:
+        """Make Documents/benchmark/NAME hold these files.
+
+        Raises DeviceFailed when they don't fit or don't arrive, or when the plan is interrupted.
+        """
         for relative, path in files.items():
             place, digest = f"{HOME}/{name}/{relative}", file_sha256(path)
             if self.sent.get(place) != digest:
                 self.sent[place] = ""  # half a file is removed as well
-                self.link.send(path, place)
+                self.link.send(path, place, watch)
                 self.sent[place] = digest
 
     def measure(self, bundle: str, component: str, options: MeasureOptions, watch: Watch) -> bytes:

@@ -257,6 +257,19 @@ def test_a_runner_that_hangs_or_is_interrupted_is_stopped(
         AndroidDevice(phone, SERIAL).measure(bundle, "hypernet", quick, Watch(stop=stop))
 
 
+def test_an_interrupted_copy_is_the_last(bundle: Bundle, options: MeasureOptions) -> None:
+    stop = threading.Event()
+
+    def push(_: str) -> Answer:
+        stop.set()
+        return Answer(-15, "")
+
+    phone = ReplayedPhone(bundle, {"^push": push})
+    with pytest.raises(DeviceFailed, match="plan was interrupted"):
+        AndroidDevice(phone, SERIAL).measure(bundle, "hypernet", options, Watch(stop=stop))
+    assert len(phone.called("^push")) == 1
+
+
 def test_everything_is_removed_unless_it_is_to_be_kept(bundle: Bundle, options: MeasureOptions) -> None:
     for keep in (False, True):
         phone = ReplayedPhone(bundle)

@@ -275,6 +275,19 @@ def test_an_interrupted_run_ends_the_app(bundle: Bundle) -> None:
     assert len(ended) == 1
 
 
+def test_an_interrupted_copy_is_the_last(bundle: Bundle) -> None:
+    watch = Watch()
+
+    def copy_to(_: str) -> DevicectlOutput:
+        watch.stop.set()
+        return answer("launch")
+
+    phone = ReplayedIphone(bundle, {"copy to": copy_to})
+    with pytest.raises(DeviceFailed, match="the plan was interrupted"):
+        Iphone(phone, UDID).measure(bundle, "hypernet", QUICK, watch)
+    assert len(phone.called("copy to")) == 1
+
+
 def test_the_plan_goes_on_and_cleans_up(bundle: Bundle) -> None:
     """The first of two components fails; the second is measured, and the phone is as it was."""
     answers = iter([signalled(11), answer("launch", CONSOLE), answer("launch", CONSOLE)])

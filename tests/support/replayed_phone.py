@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,6 @@ class ReplayedPhone(Replay[Answer], Adb):
         super().__init__(well)
         self.change(rules or {})
 
-    def run(self, args: Sequence[str], timeout_s: float) -> Answer:
-        assert timeout_s > 0
+    def run(self, args: Sequence[str], timeout_s: float, stop: threading.Event | None = None) -> Answer:
+        assert timeout_s > 0 and (stop is not None or "push" not in args), "what takes long can be stopped"
         return self.answer(" ".join(args).removeprefix(f"-s {SERIAL} ").removeprefix("shell ").strip())
