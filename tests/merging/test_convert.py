@@ -220,10 +220,12 @@ def test_a_merge_converts_first(tiny_pipeline: Path, tmp_path: Path) -> None:
     (outs, ins), key = base.shape, f"base_model.model.{module}"
     down, up, magnitude = drawn(2, ins), drawn(outs, 2), np.abs(drawn(outs)) + 1
     tensors = {"lora_A.weight": down, "lora_B.weight": up, "lora_magnitude_vector": magnitude}
-    save_file({f"{key}.{part}": value for part, value in tensors.items()}, tmp_path / "adapter_model.safetensors")
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 6, "use_dora": True}))
+    peft = tmp_path / "peft"
+    peft.mkdir()
+    save_file({f"{key}.{part}": value for part, value in tensors.items()}, peft / "adapter_model.safetensors")
+    (peft / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 6, "use_dora": True}))
     out = tmp_path / "out" / "merged.safetensors"
-    given = [str(tmp_path), str(tmp_path), "--base", str(tiny_pipeline), "--method", "direct", "--convert", "64"]
+    given = [str(peft), str(peft), "--base", str(tiny_pipeline), "--method", "direct", "--convert", "64"]
     assert merge([*given, "-o", str(out)]) == 0
     whole = base + 3 * up @ down
     want = whole / np.linalg.norm(whole, axis=1, keepdims=True) * magnitude[:, None] - base
