@@ -52,7 +52,7 @@ def require_stack(rank: int, loras: int = LORAS) -> None:
 
 def require_batch(batch: int) -> None:
     """Refuse a UNet's batch that no export takes, with InputError."""
-    if batch not in (1, 2):
+    if not is_whole(batch, 1, 2):
         raise InputError(f"`batch` is {batch!r}; valid are 1, and 2 for guidance in one run")
 
 

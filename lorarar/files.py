@@ -49,10 +49,9 @@ def check_output(output: Path, *inputs: Path) -> None:
         raise InputError(f"{output}: this is a folder; give the name of a file")
     _check_replaceable(output)
     place = resolved(output)
-    folder = _existing(place.parent)
     for given in inputs:
         # A PEFT folder is an input as a whole: writing into it, or making a folder in it, would change what it holds.
-        if resolved(given) in (place, *([folder] if given.is_dir() else [])):
+        if resolved(given) in (place, *(place.parents if given.is_dir() else [])):
             raise InputError(f"{output}: writing there would overwrite the input {given}; choose another output")
         if output.exists() and given.exists() and output.samefile(given):
             raise InputError(f"{output}: this is the same file as the input {given}; choose another output")
@@ -74,14 +73,10 @@ def _check_replaceable(output: Path) -> None:
 
 
 def _check_writable(output: Path, folder: Path) -> None:
-    there = _existing(folder)
+    # The folder is made when something is written, which may be hours from now.
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{output}: nothing can be written in {there}; choose another output")
-
-
-def _existing(folder: Path) -> Path:
-    """Return a folder, or the nearest above that exists: it is made when something is written, hours from now."""
-    return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
 def resolved(path: Path) -> Path:

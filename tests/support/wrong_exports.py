@@ -27,6 +27,7 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("`adapt` is ['attention']", export.unet, {"adapt": ["attention"]}),
     ("a `resolution` of '96'", export.unet, {"resolution": "96"}),
     ("`batch` is '2'", export.unet, {"batch": "2"}),
+    ("`batch` is 2.0", export.unet, {"batch": 2.0}),
     ("`steps` is '2'", export.pipeline, {"steps": "2"}),
     ("`guidance` is '2'", export.pipeline, {"guidance": "2"}),
     ("`vae_tile` is '64'", export.pipeline, {"vae_tile": "64"}),

@@ -7,8 +7,8 @@ import Observation
 @Observable
 public final class DemoModel {
     public private(set) var stage = Stage.opening(nil)
-    private var folder: URL?  // of the bundle that is open
-    public private(set) var bundleName = ""
+    private(set) var bundle: Places.FoundBundle?  // that is open
+    public var bundleName: String { bundle?.name ?? "" }
     public private(set) var manifest: Manifest?
     /// Why bundles that come before the open one are not used, one sentence each.
     public private(set) var passedOver: [Sentence] = []
@@ -75,9 +75,9 @@ public final class DemoModel {
         isStarted = true
         places.removeUnfinished()
         let kept = Remembered.read(places)
-        await open(kept?.bundle)
+        await open(places.found.first { $0.place == kept?.bundle }?.name)
         if case .failed = stage, kept != nil { await open() }
-        if let kept, stage == .ready, kept.bundle == bundleName { restore(kept) }
+        if let kept, stage == .ready, kept.bundle == bundle?.place { restore(kept) }
     }
 
     /// Opens a bundle (without a name the first one that this device runs), and finds the LoRAs. Nothing is done while
@@ -86,14 +86,14 @@ public final class DemoModel {
         guard !isWorking else { return }
         stage = .opening(nil)
         try? await merging?.value  // of the bundle before
-        let there = places.namedBundles
-        let (folders, named) = (there.map(\.folder), there.filter { $0.name == name }.map(\.folder))
-        let tried = named.isEmpty ? folders : named
+        let there = places.found
+        let named = there.filter { $0.name == name }
+        let tried = (named.isEmpty ? there : named).map(\.folder)
         do {
             let folder = try await openFirst(of: tried)
-            await engine.sweep(keeping: folders)
-            let isOwn = self.folder == nil || hasOwnWords
-            (self.folder, bundleName) = (folder, there.first { $0.folder == folder }?.name ?? "")
+            await engine.sweep(keeping: there.map(\.folder))
+            let isOwn = bundle == nil || hasOwnWords
+            bundle = there.first { $0.folder == folder }
             (merged, mergedFiles, carried, others, loadTimes) = (nil, nil, [], [], [])
             (rows, record) = ([], nil)
             try refresh()
@@ -111,7 +111,7 @@ public final class DemoModel {
 
     /// Tells what went wrong with bundles, and goes on with the one that was open, unless it is among them.
     private func tell(_ error: any Error, of tried: [URL]) {
-        guard let folder, !tried.contains(folder) else { return stage = .failed(Self.sentence(error)) }
+        guard let bundle, !tried.contains(bundle.folder) else { return stage = .failed(Self.sentence(error)) }
         (stage, failure) = (.ready, Self.sentence(error))
     }
 
@@ -292,7 +292,7 @@ public final class DemoModel {
     public func benchmark(_ plan: BenchmarkPlan, battery: @escaping @Sendable () async -> Battery) async {
         record = nil
         await perform("measuring") { model in
-            guard let folder = model.folder else { throw InputError("no bundle is open; open one first") }
+            guard let folder = model.bundle?.folder else { throw InputError("no bundle is open; open one first") }
             let found = try await model.engine.benchmark(
                 folder, plan, battery: battery, progress: model.reporter { $0.work = $1 })
             model.record = BenchmarkResult(found)

@@ -72,7 +72,7 @@ extension DemoModel {
         guard manifest != nil, manifest?.pipeline == nil else { return nil }
         return Sentence("This bundle can only merge; make a whole one with  \(Places.command)")
     }
-    public var bundleNames: [String] { places.namedBundles.map(\.name) }
+    public var bundleNames: [String] { places.found.map(\.name) }
     /// What must be said beside every coefficient of an untrained hypernetwork.
     public var warning: Sentence? {
         guard let hypernetwork = manifest?.hypernetwork, !hypernetwork.trained else { return nil }

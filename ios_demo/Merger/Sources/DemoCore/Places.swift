@@ -41,23 +41,30 @@ public struct Places: Equatable, Sendable {
         }
     }
 
+    /// A bundle that the app has. Its name says where it lies where two have the same; `place` is what it is remembered
+    /// by, since folders of an app have other names after an update.
+    struct FoundBundle {
+        let folder: URL
+        let name: String
+        let place: String
+    }
+
     /// Every bundle: those copied to the phone (Documents/bundles), then those inside the app.
-    public var bundles: [URL] {
-        [documents, resources].flatMap { place in
-            folders(place.appendingPathComponent("bundles", isDirectory: true)).filter { folder in
+    var found: [FoundBundle] {
+        var taken: Set<String> = []
+        return [("phone", documents), ("app", resources)].flatMap { origin, root in
+            folders(root.appendingPathComponent("bundles", isDirectory: true)).filter { folder in
                 FileManager.default.fileExists(atPath: folder.appendingPathComponent(ModelBundle.manifestFile).path)
+            }.map { folder in
+                let own = folder.lastPathComponent
+                let name = taken.insert(own).inserted ? own : "\(own) (in the app)"
+                return FoundBundle(folder: folder, name: name, place: "\(origin)/\(own)")
             }
         }
     }
 
-    /// Every bundle, and what the app calls it: one inside the app says so where one on the phone has its name.
-    var namedBundles: [(name: String, folder: URL)] {
-        var taken: Set<String> = []
-        return bundles.map { folder in
-            let name = folder.lastPathComponent
-            return (taken.insert(name).inserted ? name : "\(name) (in the app)", folder)
-        }
-    }
+    /// The folders of these.
+    public var bundles: [URL] { found.map(\.folder) }
 
     /// Copies a folder that the user picked to the bundles, in the place of one of its name. Throws InputError when it
     /// is no bundle, or where there is no space; nothing of it is left then.

@@ -4,7 +4,7 @@ import Merger
 /// What was chosen when the app went to the background, where iOS may end it.
 struct Remembered: Codable, Equatable {
     private static let maxBytes = 1 << 20
-    let bundle: String
+    let bundle: String  // as `FoundBundle.place`
     let content: String?  // as `LibraryLora.place`
     let style: String?
     let others: [String]
@@ -20,7 +20,7 @@ struct Remembered: Codable, Equatable {
 
     @MainActor
     init(_ model: DemoModel) {
-        bundle = model.bundleName
+        bundle = model.bundle?.place ?? ""
         (content, style, others) = (model.content?.place, model.style?.place, model.others.map(\.place))
         let pairs = model.picked.map { ($0.place, model[strength: $0]) }
         strengths = Dictionary(pairs, uniquingKeysWith: { first, _ in first })

@@ -16,7 +16,6 @@ public final class CoreMLRuntime: Runtime {
     public let backend = "Core ML"
     private let units: ComputeUnits?
     private let cache: URL
-    private var failed: Set<URL> = []  // compiled models that could not be loaded at the last try
 
     /// `units` nil takes those that a component is made for. `cache` is a folder for compiled models, which no backup
     /// takes.
@@ -37,20 +36,31 @@ public final class CoreMLRuntime: Runtime {
         let model: MLModel
         do {
             model = try MLModel(contentsOf: compiled, configuration: configuration)
-            failed.remove(compiled)
+            try? FileManager.default.removeItem(at: Self.mark(compiled))
         } catch {
-            // Too little memory, it may be. One that fails again is of another system version, or was half removed by
-            // the system: it is made anew next time, which takes minutes.
-            if !failed.insert(compiled).inserted, FileManager.default.fileExists(atPath: url.path) {
-                try? FileManager.default.removeItem(at: compiled)
-                failed.remove(compiled)
-            }
+            distrust(compiled, of: url)
             throw InputError(
                 "\(component.artifact.file): Core ML can't load it (\(firstLine(error))); try again, close other apps, "
                     + "or export the bundle again")
         }
         try CoreMLSignature.check(component, model.modelDescription)
         return Loaded(session: CoreMLSession(component, model), compileSeconds: seconds)
+    }
+
+    /// Beside a compiled model: it could not be loaded at the last try, in this process or an earlier one.
+    static func mark(_ compiled: URL) -> URL { compiled.appendingPathExtension("failed") }
+
+    /// Marks a model that could not be loaded, for want of memory, it may be. One that has the mark is of another
+    /// system version, or was half removed by the system: it goes, to be made anew, which takes minutes.
+    private func distrust(_ compiled: URL, of package: URL) {
+        let (manager, mark) = (FileManager.default, Self.mark(compiled))
+        guard manager.fileExists(atPath: package.path) else { return }
+        if manager.fileExists(atPath: mark.path) {
+            try? manager.removeItem(at: compiled)
+            try? manager.removeItem(at: mark)
+        } else {
+            manager.createFile(atPath: mark.path, contents: nil)
+        }
     }
 
     /// Counts the operations of a compiled model by the processor that Core ML prefers for each.

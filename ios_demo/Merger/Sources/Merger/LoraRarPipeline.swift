@@ -111,8 +111,9 @@ public actor LoraRarPipeline {
         let artifacts = folders.map { ($0, Self.artifacts($0)) }
         let kept = artifacts.flatMap { $0.1 }.map { $0.compiled(in: options.cache).lastPathComponent }
         let found = (try? manager.contentsOfDirectory(at: options.cache, includingPropertiesForKeys: nil)) ?? []
-        for item in found where !kept.contains(item.lastPathComponent) {
-            try? manager.removeItem(at: item)
+        for item in found {
+            let model = item.pathExtension == "failed" ? item.deletingPathExtension() : item  // a mark of it
+            if !kept.contains(model.lastPathComponent) { try? manager.removeItem(at: item) }
         }
         for (folder, artifacts) in artifacts where manager.isWritableFile(atPath: folder.path) {
             let packages = artifacts.filter { manager.fileExists(atPath: $0.compiled(in: options.cache).path) }

@@ -124,10 +124,9 @@ final class CoreMLTests: XCTestCase {
         XCTAssertTrue(
             FileManager.default.fileExists(atPath: component().artifact.compiled(in: cache).path), "all there is")
         try FileManager.default.createDirectory(at: package, withIntermediateDirectories: true)
-        let runtime = CoreMLRuntime(cache: cache)
-        let again = Model(component(), at: package, runtime: runtime)
+        let again = model(component())
         for (tries, isKept) in [(1, true), (2, false)] {
-            let gone = refusal { try again.load() }
+            let gone = refusal { try model(component()).load() }  // by a runtime of its own, as after a new start
             XCTAssertTrue(gone.contains("Core ML can't load it (there is no compiled model); try again"), gone)
             let compiled = component().artifact.compiled(in: cache).path
             XCTAssertEqual(FileManager.default.fileExists(atPath: compiled), isKept, "after \(tries)")

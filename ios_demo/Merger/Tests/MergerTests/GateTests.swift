@@ -93,6 +93,29 @@ final class GateTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(record["runs"]["n"], .integer(2))
     }
 
+    /// The system counts what the cold load took as taken for a while after it is freed.
+    func testABenchmarksOwnMemoryIsNotAskedForTwice() async throws {
+        let app = try TestApp(self)
+        let (made, asked) = (try app.bundle(), Asked())
+        let engine = LoraRarPipeline(app.options, runtimes: TestApp.runtimes, memory: { asked.next() })
+        let plan = BenchmarkPlan(component: "hypernet", warmup: 0, runs: 1)
+        let record = try await engine.benchmark(made.folder, plan)
+        XCTAssertEqual(record["runs"]["n"], .integer(1))
+    }
+
+    private final class Asked: @unchecked Sendable {
+        private let lock = NSLock()
+        private var isFirst = true
+
+        /// Much at first, then nothing.
+        func next() -> Int {
+            lock.withLock {
+                defer { isFirst = false }
+                return isFirst ? .max : 0
+            }
+        }
+    }
+
     func testABenchmarkWithoutMemoryIsRefused() async throws {
         let app = try TestApp(self)
         let made = try app.bundle()

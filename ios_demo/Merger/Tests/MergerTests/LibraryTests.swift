@@ -252,6 +252,12 @@ final class LibraryTests: XCTestCase, @unchecked Sendable {
         let again = app.model()
         await again.start()
         XCTAssertEqual(again.bundleName, "coreml (in the app)")
+        again.prompt = "a cat"
+        again.setInView(false)
+        try FileManager.default.removeItem(at: app.places.documents.appendingPathComponent("bundles/coreml"))
+        let alone = app.model()
+        await alone.start()
+        XCTAssertEqual([alone.bundleName, alone.prompt], ["coreml", "a cat"], "the same one by its other name")
     }
 
     @MainActor

@@ -117,7 +117,6 @@ class Check(private val bundle: Bundle, private val residency: Residency, privat
     private class Ran(val runtime: String, val found: List<Difference>, val loadSeconds: Double?, val runSeconds: Double)
 
     private fun row(name: String, tolerance: Tolerance, work: () -> Ran): CheckRow = try {
-        residency.shrink() // so that each row loads its own
         val ran = work()
         val bad = ran.found.filterNot { it.within(tolerance) }.maxByOrNull { it.maxError }
         CheckRow(

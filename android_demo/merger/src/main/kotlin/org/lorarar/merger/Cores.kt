@@ -8,7 +8,7 @@ object Cores {
     /** What a fast core can do at least, in shares of the fastest: small cores do less than half, middle ones more. */
     private const val CAPACITY = 0.5
 
-    /** The same by clocks: Snapdragon 778G's small cores have 1.9 of 2.4 GHz (0.79), Tensor's middle ones 2.25 of 2.8 (0.80). */
+    /** The slowest clock's share of the fastest from which on no core is a small one: Snapdragon 778G's are, at 1.9 of 2.4 GHz. */
     private const val CLOCK = 0.8
 
     /**
@@ -17,15 +17,13 @@ object Cores {
      */
     fun fast(cpus: File = File("/sys/devices/system/cpu")): Int {
         val cores = cpus.listFiles { file -> Regex("cpu[0-9]+").matches(file.name) }.orEmpty().toList()
-        return count(cores, "cpu_capacity", CAPACITY) ?: count(cores, "cpufreq/cpuinfo_max_freq", CLOCK)
-            ?: java.lang.Runtime.getRuntime().availableProcessors()
-    }
-
-    /** How many cores have at least a [share] of the largest number in a file of theirs; null where one has none. */
-    private fun count(cores: List<File>, file: String, share: Double): Int? {
-        val numbers = cores.map { number(File(it, file)) ?: return null }
-        val least = share * (numbers.maxOrNull() ?: return null)
-        return numbers.count { it >= least }
+        val capacities = cores.mapNotNull { number(File(it, "cpu_capacity")) }
+        if (capacities.isNotEmpty() && capacities.size == cores.size) {
+            return capacities.count { it >= CAPACITY * capacities.max() }
+        }
+        val clocks = cores.mapNotNull { number(File(it, "cpufreq/cpuinfo_max_freq")) }
+        val slowest = clocks.minOrNull() ?: return java.lang.Runtime.getRuntime().availableProcessors()
+        return if (slowest >= CLOCK * clocks.max()) clocks.size else clocks.count { it > slowest }
     }
 
     private fun number(file: File): Long? = try {

@@ -65,8 +65,8 @@ class Residency(
 
     /** Free all networks for one that is to be loaded elsewhere. InputError where there is no room for it even then. */
     fun clearFor(name: String) {
+        memory?.let { makeRoom(name, it) } // first, since the system counts what is freed later
         shrink()
-        memory?.let { makeRoom(name, it) }
     }
 
     /** Free every network but the one in use, where the system is short of memory or something else needs it. */

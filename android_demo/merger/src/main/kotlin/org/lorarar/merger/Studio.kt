@@ -219,7 +219,10 @@ class Studio(
     private fun remove(role: String) = withState { now ->
         val sample = now.chosen(role)?.takeIf { it.isImported } ?: return@withState
         pick(role, null)
-        work { if (sample in loaded.orEmpty()) loaded = null } // the next file may have its name
+        work { // the next file may have its name
+            if (sample in loaded.orEmpty()) loaded = null
+            if (sample in refused.orEmpty()) refused = null
+        }
         work(importer) {
             catalogue.remove(sample)
             change { copy(contents = catalogue.contents, styles = catalogue.styles) }
