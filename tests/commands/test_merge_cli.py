@@ -266,8 +266,9 @@ def test_a_peft_folder_is_not_written_into(files: Path) -> None:
 
 def test_a_bundle_is_not_written_into(files: Path) -> None:
     (files / "bundle" / "golden").mkdir(parents=True)
-    with pytest.raises(InputError, match="would overwrite the input bundle/golden"):
-        main(["dog.safetensors", "paint.safetensors", "--bundle", "bundle", "-o", "bundle/golden/m.safetensors"])
+    for into in ("golden", "golden/new", "new/deep"):
+        with pytest.raises(InputError, match="would overwrite the input bundle"):
+            main(["dog.safetensors", "paint.safetensors", "--bundle", "bundle", "-o", f"bundle/{into}/m.safetensors"])
 
 
 def test_loras_that_do_not_fit_are_refused(files: Path, layout: Layout) -> None:

@@ -89,7 +89,7 @@ def test_nothing_is_written_into_a_bundle(bundles: list[Path]) -> None:
     with pytest.raises(InputError, match="would overwrite the input"):
         generate([str(bundles[1]), *given, "-o", str(bundles[1] / "new" / "deep" / "image.png")])
     (bundles[1] / "more").mkdir()
-    with pytest.raises(InputError, match=r"would overwrite the input \S+/more"):
+    with pytest.raises(InputError, match="would overwrite the input"):
         generate([str(bundles[1]), *given, "-o", str(bundles[1] / "more" / "image.png")])
 
 

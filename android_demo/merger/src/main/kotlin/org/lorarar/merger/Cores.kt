@@ -8,7 +8,7 @@ object Cores {
     /** What a fast core can do at least, in shares of the fastest: small cores do less than half, middle ones more. */
     private const val CAPACITY = 0.5
 
-    /** The slowest clock's share of the fastest from which on no core is a small one: Snapdragon 778G's are, at 1.9 of 2.4 GHz. */
+    /** The least share of the fastest clock that is no small core: Snapdragon 778G has small ones at 1.9 of 2.4 GHz. */
     private const val CLOCK = 0.8
 
     /**
