@@ -70,7 +70,7 @@ struct GenerateView: View {
 }
 
 private struct PictureSection: View {
-    let picture: LoraRarPipeline.Picture
+    let picture: ShownPicture
 
     var body: some View {
         Section("Picture") {
@@ -88,7 +88,7 @@ private struct PictureSection: View {
             ForEach(picture.notes, id: \.self) { note in
                 Label(note.localized, systemImage: "info.circle")
             }
-            ForEach(picture.drawn.seconds, id: \.name) { stage in
+            ForEach(picture.stages, id: \.name) { stage in
                 LabeledContent(stage.name.localized, value: String(format: "%.2f s", stage.seconds))
             }
         }

@@ -26,7 +26,7 @@ public final class DemoModel {
     public private(set) var merged: MergeResult?
     /// What the bundle takes of each picked LoRA; empty until it is measured.
     public private(set) var carried: [Carried] = []
-    public private(set) var picture: LoraRarPipeline.Picture?
+    public private(set) var picture: ShownPicture?
     public private(set) var rows: [CheckRow] = []
     public private(set) var record: BenchmarkResult?
     /// What is being worked on; nil where nothing is.
@@ -74,6 +74,7 @@ public final class DemoModel {
         guard !isStarted else { return }
         isStarted = true
         places.removeUnfinished()
+        picture = ShownPicture.read(places)
         let kept = Remembered.read(places)
         await open(places.found.first { $0.place == kept?.bundle }?.name)
         if case .failed = stage, kept != nil { await open() }
@@ -219,9 +220,9 @@ public final class DemoModel {
             let isAsked = isWanted && model.hasPair && start.isTold
             let fits = start.fits(wanted.prompt)
             wanted.composed = isAsked && fits ? start : nil
-            var picture = try await model.engine.generate(wanted, progress: model.reporter { $0.work = $1 })
-            if isAsked, !fits { picture.notes.insert(Self.notComposed, at: 0) }
-            model.picture = picture
+            let drawn = try await model.engine.generate(wanted, progress: model.reporter { $0.work = $1 })
+            model.picture = ShownPicture(drawn, notes: isAsked && !fits ? [Self.notComposed] : [])
+            model.picture?.write(model.places)
         }
     }
 

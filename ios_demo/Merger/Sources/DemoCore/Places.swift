@@ -17,6 +17,7 @@ public struct Places: Equatable, Sendable {
     public var runtimeCache: URL { support.appendingPathComponent("compiled", isDirectory: true) }
     /// Which bundles were verified.
     public var seals: URL { support.appendingPathComponent("seals", isDirectory: true) }
+    var picture: URL { support.appendingPathComponent("picture.plist") }
     /// What was chosen last.
     var remembered: URL { support.appendingPathComponent("chosen.json") }
     private var ownBundles: URL { documents.appendingPathComponent("bundles", isDirectory: true) }

@@ -59,7 +59,7 @@ public final class CoreMLRuntime: Runtime {
             try? manager.removeItem(at: compiled)
             try? manager.removeItem(at: mark)
         } else {
-            manager.createFile(atPath: mark.path, contents: nil)
+            _ = manager.createFile(atPath: mark.path, contents: nil)
         }
     }
 

@@ -21,4 +21,11 @@ public struct PixelImage: Equatable, Sendable {
         }
         rgba = bytes
     }
+
+    /// Nil for bytes of another number than the pixels have.
+    public init?(width: Int, height: Int, rgba: [UInt8]) {
+        let (plane, overflows) = width.multipliedReportingOverflow(by: height)
+        guard width > 0, height > 0, !overflows, rgba.count % 4 == 0, rgba.count / 4 == plane else { return nil }
+        (self.width, self.height, self.rgba) = (width, height, rgba)
+    }
 }

@@ -52,8 +52,8 @@ public actor LoraRarPipeline {
         public let image: PixelImage
         public let prompt: String
         public let drawn: Drawn
-        /// What should be known of it: what was cut off, and what an app did otherwise than it was asked.
-        public var notes: [Sentence]
+        /// What should be known of it, such as what was cut off.
+        public var notes: [Sentence] { drawn.notes }
     }
 
     #if canImport(Darwin)
@@ -221,7 +221,7 @@ public actor LoraRarPipeline {
         let inputs = try blender?.inputs(for: request) ?? .none
         let drawn = try pipeline.draw(request, with: inputs, report: report(progress))
         return Picture(
-            image: PixelImage(drawn.pixels), prompt: request.prompt, drawn: drawn, notes: drawn.notes)
+            image: PixelImage(drawn.pixels), prompt: request.prompt, drawn: drawn)
     }
 
     /// Every artifact against PyTorch's golden outputs; `row` is told each result as it comes.

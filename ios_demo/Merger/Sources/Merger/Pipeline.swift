@@ -26,7 +26,7 @@ public struct Drawn: Sendable {
     public let seconds: [Stage]
     public let notes: [Sentence]
 
-    public struct Stage: Equatable, Sendable {
+    public struct Stage: Equatable, Codable, Sendable {
         public let name: Sentence
         public let seconds: Double
     }

@@ -2,8 +2,8 @@
 ///
 /// A string literal is one, so that `InputError("\(file) is empty")` keeps `%@ is empty` and the file apart, and an app
 /// can say it in its user's language. `description` says it in English.
-public struct Sentence: Hashable, Sendable {
-    public enum Value: Hashable, Sendable {
+public struct Sentence: Hashable, Codable, Sendable {
+    public enum Value: Hashable, Codable, Sendable {
         case text(String)
         case sentence(Sentence)
     }

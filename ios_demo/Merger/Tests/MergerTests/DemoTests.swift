@@ -149,7 +149,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(record["conditions"]["before"]["battery_percent"].double, 50)
         XCTAssertEqual(record["runs"]["n"], .integer(2))
         XCTAssertEqual(model.record!.numbers.count, 7)
-        let told = model.record!.numbers.flatMap { [$0.name, $0.value] } + model.picture!.drawn.seconds.map(\.name)
+        let told = model.record!.numbers.flatMap { [$0.name, $0.value] } + model.picture!.stages.map(\.name)
         told.forEach { assertTranslatable($0) }
         XCTAssertFalse(model.record!.numbers.contains { $0.value == "–" }, "\(model.record!.numbers)")
         XCTAssertEqual(record["parity"]["delta"], .null)
@@ -162,31 +162,31 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
     /// The first steps are drawn with each LoRA alone, unless that is turned off; the prompt must have the subject.
     @MainActor
     private func checkComposedStarts(_ model: DemoModel) async throws {
-        let first = try XCTUnwrap(model.picture?.drawn.latents)
+        let first = try XCTUnwrap(model.picture?.image)
         model.isComposed = false
         await model.generate()
-        XCTAssertNotEqual(model.picture?.drawn.latents, first)
+        XCTAssertNotEqual(model.picture?.image, first)
         model.isComposed = true
         await model.generate()
-        XCTAssertEqual(model.picture?.drawn.latents, first)
+        XCTAssertEqual(model.picture?.image, first)
         (model.subject, model.subjectClass) = (model.subject + " ", " " + model.subjectClass)
         await model.generate()
-        XCTAssertEqual(model.picture?.drawn.latents, first, "keyboards add a blank to a word")
+        XCTAssertEqual(model.picture?.image, first, "keyboards add a blank to a word")
         model.request.prompt = "a cat"
         await model.generate()
         XCTAssertNil(model.failure)
-        let (cat, notes) = (try XCTUnwrap(model.picture?.drawn.latents), try XCTUnwrap(model.picture?.notes))
+        let (cat, notes) = (try XCTUnwrap(model.picture?.image), try XCTUnwrap(model.picture?.notes))
         XCTAssertTrue("\(notes)".contains("it did not begin with each LoRA alone: this needs a subject"), "\(notes)")
         notes.forEach { assertTranslatable($0) }
         model.isComposed = false
         await model.generate()
-        XCTAssertEqual(model.picture?.drawn.latents, cat)
+        XCTAssertEqual(model.picture?.image, cat)
         XCTAssertEqual(model.picture?.notes, [])
         (model.isComposed, model.request.prompt) = (true, "a dog")
         XCTAssertEqual(model.picture?.prompt, "a cat", "what it was drawn with")
         model.useOwnWords()
         await model.generate()
-        XCTAssertEqual(model.picture?.drawn.latents, first)
+        XCTAssertEqual(model.picture?.image, first)
     }
 
     @MainActor

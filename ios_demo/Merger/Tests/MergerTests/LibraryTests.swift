@@ -205,10 +205,10 @@ final class LibraryTests: XCTestCase, @unchecked Sendable {
         let model = app.model()
         await model.start()
         await model.generate()
-        let drawn = try XCTUnwrap(model.picture?.drawn.latents)
+        let drawn = try XCTUnwrap(model.picture?.image)
         (model.request.seed, model.request.guidanceWithoutLora) = (9, false)
         await model.open("other")
-        XCTAssertEqual(model.picture?.drawn.latents, drawn, "another bundle takes no picture away")
+        XCTAssertEqual(model.picture?.image, drawn, "another bundle takes no picture away")
         XCTAssertEqual(model.prompt, "a sks dog in watercolor painting style")
         XCTAssertEqual([Int(model.request.seed), model.request.guidanceWithoutLora ? 1 : 0], [9, 0])
         model.prompt = "a dog in oil"
@@ -236,6 +236,32 @@ final class LibraryTests: XCTestCase, @unchecked Sendable {
         await damaged.start()
         XCTAssertEqual([damaged.stage == .ready ? "" : "failed", damaged.bundleName], ["", "coreml"])
         XCTAssertEqual(damaged.prompt, "in watercolor painting style")
+    }
+
+    @MainActor
+    func testTheLastPictureIsThereAfterTheSystemEndsTheApp() async throws {
+        _ = try app.bundle()
+        try app.samples()
+        let model = app.model()
+        await model.start()
+        XCTAssertNil(model.picture)
+        model.prompt = "a cat"
+        await model.generate()
+        let picture = try XCTUnwrap(model.picture)
+        XCTAssertEqual([picture.notes.count, picture.stages.isEmpty ? 0 : 1], [1, 1])
+        let again = app.model()
+        await again.start()
+        XCTAssertEqual(again.picture, picture)
+        let whole = try Data(contentsOf: app.places.picture)
+        for damaged in [whole.prefix(whole.count / 2), Data("x".utf8), Data()] {
+            try damaged.write(to: app.places.picture)
+            let other = app.model()
+            await other.start()
+            XCTAssertEqual([other.stage == .ready ? "" : "failed", other.picture == nil ? "" : "a picture"], ["", ""])
+        }
+        for (width, count) in [(2, 15), (2, 17), (0, 0), (.max, 16)] {
+            XCTAssertNil(PixelImage(width: width, height: 2, rgba: [UInt8](repeating: 0, count: count)))
+        }
     }
 
     @MainActor
