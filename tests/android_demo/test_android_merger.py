@@ -106,7 +106,7 @@ CLASSES = {
     "StudioTest": 23,
     "ChoiceTest": 10,
     "ResidencyTest": 9,
-    "RemoteTest": 7,
+    "RemoteTest": 8,
     "EntryTest": 5,
     "StepTest": 5,
     "ExecuTorchTest": 4,

@@ -239,8 +239,10 @@ class RemoteStudio(
             state.importing != null -> Sentence("The LoRA was not imported: %s", ENDED)
             else -> ENDED
         }
-        waiting += Command.Strength(Catalogue.CONTENTS, state.contentScale)
-        waiting += Command.Strength(Catalogue.STYLES, state.styleScale)
+        if (state.ready) { // else they may not be told yet: the studio has what it kept
+            waiting += Command.Strength(Catalogue.CONTENTS, state.contentScale)
+            waiting += Command.Strength(Catalogue.STYLES, state.styleScale)
+        }
         val failed = Opening.Failed(sentence, isOfBundle = false)
         val (content, style) = state.contentScale to state.styleScale
         show(StudioState(failed, contentScale = content, styleScale = style, picture = state.picture))

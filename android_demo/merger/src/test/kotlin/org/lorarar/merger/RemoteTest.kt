@@ -120,6 +120,16 @@ class RemoteTest {
         assertEquals(2, connections)
     }
 
+    @Test
+    fun aProcessThatEndsBeforeItIsReadyTakesNoStrengthAway() {
+        File(folder, "home/chosen").mkdirs()
+        File(folder, "home/chosen/styles.strength").writeText("0.5")
+        posted.poll(60, TimeUnit.SECONDS)!!() // the first connection
+        kill()
+        remote.ask(Command.Retry)
+        assertEquals(0.5f, until("ready") { it.ready }.styleScale, 0f)
+    }
+
     /** The picker is in front of the app, which is when the system ends its processes. */
     @Test
     fun aFilePickedJustAsTheProcessEndsIsTakenByTheNext() {
