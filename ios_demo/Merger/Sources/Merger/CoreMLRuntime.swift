@@ -36,9 +36,9 @@ public final class CoreMLRuntime: Runtime {
         let model: MLModel
         do {
             model = try MLModel(contentsOf: compiled, configuration: configuration)
-            try? FileManager.default.removeItem(at: Self.mark(compiled))
+            try? FileManager.default.removeItem(at: component.artifact.failure(in: cache))
         } catch {
-            distrust(compiled, of: url)
+            distrust(component.artifact, of: url)
             throw InputError(
                 "\(component.artifact.file): Core ML can't load it (\(firstLine(error))); try again, close other apps, "
                     + "or export the bundle again")
@@ -47,16 +47,13 @@ public final class CoreMLRuntime: Runtime {
         return Loaded(session: CoreMLSession(component, model), compileSeconds: seconds)
     }
 
-    /// Beside a compiled model: it could not be loaded at the last try, in this process or an earlier one.
-    static func mark(_ compiled: URL) -> URL { compiled.appendingPathExtension("failed") }
-
     /// Marks a model that could not be loaded, for want of memory, it may be. One that has the mark is of another
     /// system version, or was half removed by the system: it goes, to be made anew, which takes minutes.
-    private func distrust(_ compiled: URL, of package: URL) {
-        let (manager, mark) = (FileManager.default, Self.mark(compiled))
+    private func distrust(_ artifact: FileEntry, of package: URL) {
+        let (manager, mark) = (FileManager.default, artifact.failure(in: cache))
         guard manager.fileExists(atPath: package.path) else { return }
         if manager.fileExists(atPath: mark.path) {
-            try? manager.removeItem(at: compiled)
+            try? manager.removeItem(at: artifact.compiled(in: cache))
             try? manager.removeItem(at: mark)
         } else {
             _ = manager.createFile(atPath: mark.path, contents: nil)

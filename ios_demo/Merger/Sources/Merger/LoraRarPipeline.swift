@@ -109,14 +109,17 @@ public actor LoraRarPipeline {
     public func sweep(keeping folders: [URL]) {
         let manager = FileManager.default
         let artifacts = folders.map { ($0, Self.artifacts($0)) }
-        let kept = artifacts.flatMap { $0.1 }.map { $0.compiled(in: options.cache).lastPathComponent }
+        let kept = artifacts.flatMap { $0.1 }.flatMap { artifact in
+            [artifact.compiled(in: options.cache), artifact.failure(in: options.cache)].map(\.lastPathComponent)
+        }
         let found = (try? manager.contentsOfDirectory(at: options.cache, includingPropertiesForKeys: nil)) ?? []
-        for item in found {
-            let model = item.pathExtension == "failed" ? item.deletingPathExtension() : item  // a mark of it
-            if !kept.contains(model.lastPathComponent) { try? manager.removeItem(at: item) }
+        for item in found where !kept.contains(item.lastPathComponent) {
+            try? manager.removeItem(at: item)
         }
         for (folder, artifacts) in artifacts where manager.isWritableFile(atPath: folder.path) {
+            // One whose compiled model could not be loaded may have to be compiled again.
             let packages = artifacts.filter { manager.fileExists(atPath: $0.compiled(in: options.cache).path) }
+                .filter { !manager.fileExists(atPath: $0.failure(in: options.cache).path) }
                 .map { folder.appendingPathComponent($0.file) }
                 .filter { manager.fileExists(atPath: $0.path) }
             guard !packages.isEmpty else { continue }  // a seal looks at every file

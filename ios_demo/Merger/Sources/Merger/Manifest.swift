@@ -44,6 +44,9 @@ public struct FileEntry: Equatable, Sendable {
 
     /// Where the compiled model of an artifact is kept, in a folder of them.
     func compiled(in cache: URL) -> URL { cache.appendingPathComponent("\(sha256).mlmodelc", isDirectory: true) }
+
+    /// Beside it, an empty file: it could not be loaded at the last try, in this process or an earlier one.
+    func failure(in cache: URL) -> URL { cache.appendingPathComponent("\(sha256).failed", isDirectory: false) }
 }
 
 /// Least PSNR in dB, and the largest error as a share of the reference's largest value.

@@ -202,6 +202,14 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
         let made = try bundle()
         let first = try await engine(.max, made)
         let image = try await draw(first, seed: 1).pixels
+        let unet = try ModelBundle.open(made.folder).component("unet").artifact
+        let mark = unet.failure(in: options.cache)
+        try Data().write(to: mark)
+        await first.sweep(keeping: [made.folder])
+        let package = made.folder.appendingPathComponent(unet.file).path
+        XCTAssertTrue(FileManager.default.fileExists(atPath: package), "it may have to be compiled again")
+        XCTAssertTrue(FileManager.default.fileExists(atPath: mark.path), "at the next start too")
+        try FileManager.default.removeItem(at: mark)
         await first.sweep(keeping: [made.folder])
         let packages = try ModelBundle.open(made.folder, compiled: options.cache).manifest.components.map(
             \.artifact.file)
