@@ -79,7 +79,7 @@ def check_positive(example: float, **values: float) -> None:
 
 def check_seed(seed: int) -> None:
     """Refuse a seed that no generator takes."""
-    if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
+    if not is_whole(seed, 0, 2**63 - 1):
         raise InputError(f"`seed` is {seed}; give a whole number of 0 or more, below 2**63")
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from diffusers import DDIMScheduler
 from tiny_world import tiny_hypernet
 from unet_runs import options as unet_options
 from unet_runs import tiny_unet
+from untyped import run_untyped
 
 from export import api, bundle, write
 from export.graph import ImageSize
@@ -24,8 +22,6 @@ from export.write import write_pipeline, write_unet
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline
 from lorarar.errors import InputError
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -148,12 +144,7 @@ def test_what_needs_no_base_is_refused_before_one_is_loaded(
 
 
 def test_what_the_types_forbid_is_refused_too(tmp_path: Path) -> None:
-    code = ROOT / "tests" / "support" / "wrong_exports.py"
-    command = [sys.executable, str(code)]
-    ran = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    found = json.loads(ran.stdout)
+    found = run_untyped("wrong_exports.py", cwd=tmp_path)
     assert len(found) > 15
     assert [case for case in found if case[1] != "InputError" or not case[2].startswith(case[0])] == []
     assert list(tmp_path.iterdir()) == []

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from stand_in import HYPERNET, ROOT, StandIn, stand_in_backend
+from stand_in import HYPERNET, StandIn, stand_in_backend
+from untyped import run_untyped
 
 from lorarar.composed import ComposedStart
 from lorarar.errors import InputError
@@ -144,11 +142,7 @@ def test_notes_are_the_merges_after_a_merge(session: Session) -> None:
 
 
 def test_what_the_types_forbid_is_refused_too(folder: Path) -> None:
-    code = ROOT / "tests" / "support" / "wrong_types.py"
-    places = os.pathsep.join((str(ROOT), str(code.parent)))
-    command = [sys.executable, str(code), str(folder)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": places})
-    told = json.loads(ran.stdout)
+    told = run_untyped("wrong_types.py", folder)
     assert len(told["found"]) > 30 and told["loaded"] == []
     assert [case for case in told["found"] if case[1] != "InputError" or not case[2].startswith(case[0])] == []
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import Any
+
+from untyped import error_of
 
 import export
 
@@ -36,14 +39,8 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
 
 
 def main() -> None:
-    found = []
-    for said, call, given in CASES:
-        try:
-            call(**{"base": "miniature", "target": "onnx", "out": "bundle", **given})
-            found.append([said, "none", ""])
-        except Exception as error:
-            found.append([said, type(error).__name__, str(error)])
-    json.dump(found, sys.stdout)
+    usual = {"base": "miniature", "target": "onnx", "out": "bundle"}
+    json.dump([[said, *error_of(partial(call, **usual | given))] for said, call, given in CASES], sys.stdout)
 
 
 if __name__ == "__main__":

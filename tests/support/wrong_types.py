@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from stand_in import HYPERNET, StandIn, stand_in_backend
+from untyped import error_of
 
 from lorarar.composed import ComposedStart
 from lorarar.lora import read_lora
@@ -88,14 +89,6 @@ def at_a_step(session: Session) -> list[Any]:
         for request in requests
         for given in NO_NUMBERS
     ]
-
-
-def error_of(call: Any) -> list[str]:
-    try:
-        call()
-    except Exception as error:
-        return [type(error).__name__, str(error)]
-    return ["none", ""]
 
 
 def main(folder: Path) -> None:

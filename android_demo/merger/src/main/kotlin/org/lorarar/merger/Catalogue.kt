@@ -97,13 +97,7 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
     fun imported(role: String): Set<String> = samples(role).filter { it.isImported }.map { it.name }.toSet()
 
     /** Keep which LoRA is chosen for a role, or none, for the next start; without room it is forgotten. */
-    fun keep(role: String, sample: Sample?) = try {
-        Install.write((sample?.name ?: "").byteInputStream(), chosen(role))
-        Unit
-    } catch (_: IOException) {
-        chosen(role).delete()
-        Unit
-    }
+    fun keep(role: String, sample: Sample?) = keep(sample?.name ?: "", chosen(role))
 
     /** The LoRA that was chosen last for a role, where it [fits], else the first that does; null where none was. */
     fun last(role: String, fits: (Sample) -> Boolean): Sample? {
@@ -115,19 +109,21 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
     private fun chosen(role: String) = File(home, "chosen/$role")
 
     /** Keep a role's strength for the next start; without room it is forgotten. */
-    fun keep(role: String, strength: Float) = try {
-        Install.write("$strength".byteInputStream(), kept(role))
-        Unit
-    } catch (_: IOException) {
-        kept(role).delete()
-        Unit
-    }
+    fun keep(role: String, strength: Float) = keep("$strength", kept(role))
 
     /** The strength that was kept last for a role; 1 where none was. */
     fun strength(role: String): Float =
         kept(role).takeIf { it.isFile }?.readText()?.toFloatOrNull()?.takeIf { it.isFinite() } ?: 1f
 
     private fun kept(role: String) = File(home, "chosen/$role.strength")
+
+    private fun keep(text: String, file: File) {
+        try {
+            Install.write(text.byteInputStream(), file)
+        } catch (_: IOException) {
+            file.delete()
+        }
+    }
 
     /** Read a LoRA as [LoraReader.read] does. InputError also when the file that it is a link to is gone. */
     fun read(sample: Sample, values: Boolean = true): Lora {
