@@ -102,7 +102,7 @@ class AdbLink:
     def push(self, local: Path, remote: str, watch: Watch) -> None:
         """Copy one file. Raises DeviceFailed when it doesn't arrive, or when the plan is interrupted."""
         answer = self._run(["push", str(local), remote], ANSWER_S + local.stat().st_size / SLOWEST_COPY, watch.stop)
-        watch.wait(0.0)
+        watch.check()
         if answer.code != 0:
             self.check()
             words = answer.err + answer.out

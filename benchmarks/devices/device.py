@@ -78,7 +78,12 @@ class Watch:
 
     def wait(self, seconds: float) -> None:
         """Sleep. Raises DeviceFailed when the plan is interrupted."""
-        if self.stop.wait(seconds):
+        self.stop.wait(seconds)
+        self.check()
+
+    def check(self) -> None:
+        """Raise DeviceFailed when the plan is interrupted."""
+        if self.stop.is_set():
             raise DeviceFailed("the plan was interrupted")
 
 

@@ -200,7 +200,7 @@ class DevicectlLink:
         """Return the result of a command that must go well. Raises DeviceFailed, which says that `what`, and why."""
         answer = self.ask(*verb, args=args, timeout_s=timeout_s, stop=watch.stop if watch else None)
         if watch:
-            watch.wait(0.0)  # one that was interrupted has not gone well
+            watch.check()  # one that was interrupted has not gone well
         if not answer.well:
             raise DeviceFailed(cause(answer) or f"{what} ({answer.last_words}); try again, or see  {LIST}")
         return answer.result

@@ -63,11 +63,11 @@ class ThisComputer:
         try:
             ran = run_program(command, options.timeout_s, watch.stop, end_s=0.0, environment=same_paths())
         except TimeoutError:
-            watch.wait(0.0)  # an interrupted plan says so
+            watch.check()  # an interrupted plan says so
             raise DeviceFailed(
                 f"it took over {options.timeout_s:g} s and was stopped; give a longer `timeout_s`"
             ) from None
-        watch.wait(0.0)
+        watch.check()
         if ran.code:
             raise DeviceFailed(ran.last_words if ran.err.strip() else f"it ended with code {ran.code}")
         return check_record(json.loads(ran.out.splitlines()[-1]), f"the local record of {component}")

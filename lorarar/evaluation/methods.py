@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from lorarar import merging
 from lorarar.base.attach import fused
 from lorarar.base.components import Components, encode_prompts
 from lorarar.composed import COMPOSED_SHARE
 from lorarar.errors import InputError
-from lorarar.evaluation.composed import composed, composed_start, composite
+from lorarar.evaluation.composed import composed, composed_start, composite, remembered
 from lorarar.evaluation.generate import PutOn
 from lorarar.evaluation.method_names import COMPOSED_START, METHODS, sampling_of
 from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, Turn, by_step
@@ -93,6 +93,8 @@ class Workbench:
     seed: int = 0  # of random merges
     composed_share: float = COMPOSED_SHARE  # of the steps, with a composed start
     lora: Callable[[Path], LoRA] = field(default_factory=lambda: lru_cache(KEPT_LORAS)(read_lora))
+    answers: Callable[[str, str], dict[bytes, Tensor]] = field(default_factory=lambda: lru_cache(1)(lambda *_: {}))
+    """What `remembered` keeps of the last content and style, by name: all methods that compose share it."""
 
     def pair(self, content: Content, style: Style) -> tuple[LoRA, LoRA]:
         """Return the LoRAs of a pair."""
@@ -177,7 +179,8 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
 
 def _composed(bench: Workbench, content: Content, style: Style) -> Made:
     prompts = encode_prompts(bench.components, composed_prompts(content, style))
-    return Made(partial(composed, *bench.pair(content, style), prompts))
+    start = partial(composed, *bench.pair(content, style), prompts)
+    return Made(partial(remembered, start, bench.answers(content.name, style.name)))
 
 
 def _after_composed(make: Make) -> Make:

@@ -71,8 +71,8 @@ class Evaluation:
         return PairFolder.of(self.folder, method.name, content.name, style.name, facts)
 
     def places(self) -> Iterator[tuple[Evaluated, Content, Style, PairFolder]]:
-        """Iterate over every method's pairs, each with the folder of its images."""
-        for method, (content, style) in product(self.methods, self.pairs):
+        """Iterate over every pair's methods, each with the folder of its images; a pair's share what is composed."""
+        for (content, style), method in product(self.pairs, self.methods):
             yield method, content, style, self.place(method, content, style)
 
     def describe(self) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def test_methods_differ_and_share_their_prompts_and_noise(
     main(arguments(world, tmp_path, "--methods", "direct,learned"))
     first = png_bytes(tmp_path)
     assert len(set(first.values())) == len(first) == 8
-    assert drawn == [CAT, HOUSE] * 2
+    assert drawn == [CAT, CAT, HOUSE, HOUSE]
     shutil.rmtree(tmp_path / "images" / "direct")
     main(arguments(world, tmp_path, "--methods", "direct,learned"))
     assert png_bytes(tmp_path) == first

@@ -183,7 +183,7 @@ def test_a_method_is_what_its_name_says(name: str, case: Case) -> None:
     unet, world = case.world.components.unet, case.world
     weights = {key: value.clone() for key, value in unet.state_dict().items()}
     ready, opened = prepare(name, case.bench, checkpoint(case, name)), []
-    bench = replace(case.bench, lora=lambda path: opened.append(path) or case.bench.lora(path))
+    bench = replace(case.bench, lora=lambda path: opened.append(path) or case.bench.lora(path), answers=lambda *_: {})
     made = ready.make(bench, case.content, case.style)
     assert bool(opened) == ready.needs_loras == METHODS[name].loras
     answers: dict[On, Tensor] = {}
@@ -199,3 +199,18 @@ def test_a_method_is_what_its_name_says(name: str, case: Case) -> None:
             to_step(step, STEPS)
             torch.testing.assert_close(run(unet, world), answers[put_on], rtol=1e-4, atol=1e-4)
     assert all(torch.equal(value, weights[key]) for key, value in unet.state_dict().items())
+
+
+def test_a_pair_is_composed_once_for_all_methods(case: Case) -> None:
+    """And anew for the next pair."""
+    unet, passes = case.world.components.unet, []
+    names = ("composed", "direct-composed-start", "direct-sum-composed-start")
+    pairs = [(case.content, case.style), (case.content, case.world.dataset.styles["style_1"])]
+    on = unet.conv_in.register_forward_hook(lambda *_: passes.append(1))
+    for count, pair in enumerate(pairs, 1):
+        for name in names:
+            with prepare(name, case.bench).make(case.bench, *pair).put_on(unet) as to_step:
+                to_step(0, STEPS)
+                run(unet, case.world, step=100)
+        assert len(passes) == count
+    on.remove()

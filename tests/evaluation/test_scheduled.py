@@ -17,7 +17,7 @@ from torch import nn
 from lorarar.base.attach import fused
 from lorarar.base.components import encode_prompts, predict
 from lorarar.composed import ComposedStart
-from lorarar.evaluation.composed import composed, composed_start, composite
+from lorarar.evaluation.composed import composed, composed_start, composite, remembered
 from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, Turn, by_step
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import MergeOptions, merge_loras
@@ -48,12 +48,12 @@ def test_two_loras_take_turns(steps: int, length: int) -> None:
     assert second == [not is_on for is_on in first]
 
 
-def run(unet: nn.Module, world: World) -> torch.Tensor:
+def run(unet: nn.Module, world: World, step: int = 500, seed: int = 0) -> torch.Tensor:
     """The UNet's answer for a batch that guidance makes of two images: without and with the prompt, twice."""
     condition = encode_prompts(world.components, ["", "", "a sks dog", "a sks dog"])
-    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        return predict(unet, latents, torch.tensor([500] * 4), condition)
+        return predict(unet, latents, torch.tensor([step] * 4), condition)
 
 
 def test_composed_predictions_are_those_of_each_lora_alone(world: World) -> None:
@@ -109,6 +109,28 @@ def test_a_composed_start_is_composed_first_and_the_merge_then(world: World) -> 
             assert torch.equal(run(unet, world), want[step == 2]), step
     assert torch.equal(run(unet, world), before) and "forward" not in vars(unet)
     assert not torch.equal(*want)
+
+
+def test_what_was_composed_before_takes_no_pass_of_the_unet(world: World) -> None:
+    """The same answers, of noise levels and latents that were asked for; others are asked anew."""
+    unet = world.components.unet
+    entries = world.dataset.contents["content_0"], world.dataset.styles["style_1"]
+    loras = [read_lora(entry.lora) for entry in entries]
+    start = partial(composed, *loras, encode_prompts(world.components, composed_prompts(*entries)))
+    with start(unet):
+        want = [run(unet, world), run(unet, world, step=400), run(unet, world, seed=1)]
+    passes: list[int] = []
+    on = unet.conv_in.register_forward_hook(lambda *_: passes.append(1))
+    answers: dict[bytes, torch.Tensor] = {}
+    for _ in range(2):
+        with remembered(start, answers, unet):
+            found = [run(unet, world), run(unet, world, step=400), run(unet, world, seed=1)]
+        assert "forward" not in vars(unet)
+        for each, whole in zip(found, want, strict=True):
+            assert torch.equal(each, whole)
+            each.zero_()  # a scheduler may write there
+    on.remove()
+    assert len(passes) == len(answers) == 3
 
 
 @pytest.mark.parametrize("unguided", [False, True])
