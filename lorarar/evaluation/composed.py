@@ -54,7 +54,7 @@ def remembered(start: PutOn, answers: MutableMapping[bytes, Tensor], unet: nn.Mo
     `answers` is by noise level and latents, and so for one `start` with its prompts. The composed steps of a pair are
     the same for all methods, whichever merge draws the rest.
     """
-    with start(unet) as before_step, ExitStack() as on:
+    with start(unet) as before_step:
         answer = unet.forward
 
         def forward(sample: Tensor, timestep: Tensor, **told: Any) -> tuple[Tensor]:
@@ -64,8 +64,10 @@ def remembered(start: PutOn, answers: MutableMapping[bytes, Tensor], unet: nn.Mo
             return (answers[asked].clone(),)
 
         unet.forward = forward
-        on.callback(lambda: setattr(unet, "forward", answer))
-        yield before_step
+        try:
+            yield before_step
+        finally:
+            unet.forward = answer  # what `start` put there, and takes away itself
 
 
 def _bytes(values: Tensor) -> bytes:

@@ -71,7 +71,10 @@ class Evaluation:
         return PairFolder.of(self.folder, method.name, content.name, style.name, facts)
 
     def places(self) -> Iterator[tuple[Evaluated, Content, Style, PairFolder]]:
-        """Iterate over every pair's methods, each with the folder of its images; a pair's share what is composed."""
+        """Iterate over every pair's methods, each with the folder of its images.
+
+        Pair by pair, since `Workbench.answers`, which a pair's methods share, are kept for one pair.
+        """
         for (content, style), method in product(self.pairs, self.methods):
             yield method, content, style, self.place(method, content, style)
 
