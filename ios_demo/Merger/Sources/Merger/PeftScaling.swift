@@ -4,7 +4,7 @@ import Foundation
 ///
 /// Patterns map a name, a suffix of one or a regular expression to a value; the first that fits counts.
 struct PeftScaling {
-    private typealias Patterns = [(pattern: NSRegularExpression, value: Double)]
+    private typealias Patterns = [(pattern: ModulePattern, value: Double)]
 
     private static let maxPattern = 500
     private static let maxQuantifiers = 2  // more could take minutes to match, and the file is a stranger's
@@ -85,13 +85,13 @@ struct PeftScaling {
     }
 
     private func find(_ patterns: Patterns, _ module: String) throws -> Double? {
-        let whole = NSRange(module.startIndex..., in: module)
+        let letters = Array(module.unicodeScalars)
         for (pattern, value) in patterns {
             try Task.checkCancellation()
             let start = Clock.now()
-            let found = pattern.firstMatch(in: module, options: .anchored, range: whole)
+            let fits = pattern.fits(module, letters)
             clock.spent += Clock.now() - start
-            if found != nil { return value }
+            if fits { return value }
             guard clock.spent <= clock.most else {
                 throw InputError("\(source): its patterns take too long to match; write them as plain names")
             }
@@ -119,12 +119,12 @@ struct PeftScaling {
             throw InputError("\(source): it has too many patterns to match; write them as plain names")
         }
         return try object.pairs.map { pattern, value in
-            guard isSimple(pattern), let expression = try? NSRegularExpression(pattern: "(.*\\.)?(\(pattern))$") else {
+            guard isSimple(pattern), let compiled = try? ModulePattern(pattern) else {
                 throw InputError(
                     "\(source): \(name) has the pattern '\(shorten(pattern))', which is invalid or too complex; write "
                         + "plain module names")
             }
-            return (expression, try number(value, "\(name) of '\(shorten(pattern))'", source, whole: whole))
+            return (compiled, try number(value, "\(name) of '\(shorten(pattern))'", source, whole: whole))
         }
     }
 
@@ -137,6 +137,43 @@ struct PeftScaling {
         // The types are named since the compiler takes seconds to find them.
         return !zip(characters, characters.dropFirst()).contains { (one: Character, two: Character) -> Bool in
             (one == ")" && "*+{?".contains(two)) || (one == "\\" && two.isNumber)
+        }
+    }
+}
+
+/// What a module's whole name, or its part after a dot, has to be.
+enum ModulePattern {
+    /// Nothing but letters, digits, `_`, `-`, and dots, which stand for any letter. A LoRA may have a name for each of
+    /// its layers, and a million matches by an expression take seconds.
+    case name([Unicode.Scalar])
+    case expression(NSRegularExpression)
+
+    /// Throws what NSRegularExpression throws of an invalid expression.
+    init(_ text: String) throws {
+        let isName = text.unicodeScalars.allSatisfy { letter in
+            switch letter {
+            case "a"..."z", "A"..."Z", "0"..."9", "_", "-", ".": true
+            default: false
+            }
+        }
+        self = isName ? .name(Array(text.unicodeScalars)) : .expression(try Self.expression(text))
+    }
+
+    static func expression(_ text: String) throws -> NSRegularExpression {
+        try NSRegularExpression(pattern: "(.*\\.)?(\(text))$")
+    }
+
+    /// Whether a module has such a name; `letters` are the module's.
+    func fits(_ module: String, _ letters: [Unicode.Scalar]) -> Bool {
+        switch self {
+        case .name(let name):
+            let start = letters.count - name.count
+            guard start == 0 || (start > 0 && letters[start - 1] == ".") else { return false }
+            for index in name.indices where name[index] != "." && name[index] != letters[start + index] { return false }
+            return true
+        case .expression(let expression):
+            let whole = NSRange(module.startIndex..., in: module)
+            return expression.firstMatch(in: module, options: .anchored, range: whole) != nil
         }
     }
 }

@@ -70,6 +70,23 @@ final class PeftTests: XCTestCase {
         XCTAssertEqual(try LoraReader.read(folder).names.count, 986)
     }
 
+    func testAPlainNameFitsWhatItsExpressionFits() throws {
+        let pieces = ["a", "b", ".", "..", "ab", "a.b", "to_q", "é", "-", "0"]
+        let texts = pieces.flatMap { first in pieces.map { first + $0 } } + pieces + [""]
+        var fitting = 0
+        for text in texts where !text.contains("é") {
+            guard case .name = try ModulePattern(text) else { return XCTFail("'\(text)' is an expression") }
+            let expression = ModulePattern.expression(try ModulePattern.expression(text))
+            for module in texts + texts.map({ "x." + $0 }) {
+                let letters = Array(module.unicodeScalars)
+                let fits = try ModulePattern(text).fits(module, letters)
+                XCTAssertEqual(fits, expression.fits(module, letters), "'\(text)' of '\(module)'")
+                fitting += fits ? 1 : 0
+            }
+        }
+        XCTAssertGreaterThan(fitting, texts.count)
+    }
+
     func testPatternsHaveSoMuchTime() async throws {
         let config = try Json.parseObject(Data(#"{"rank_pattern": {"x.*y.*z": 1}}"#.utf8), what: "config")
         let short = try PeftScaling(config, source: "config", layers: 1, seconds: 0)

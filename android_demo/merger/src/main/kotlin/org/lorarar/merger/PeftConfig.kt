@@ -10,12 +10,12 @@ import kotlin.math.sqrt
  *
  * Patterns map a name, a suffix of one or a regular expression to a value.
  */
-class PeftScaling(
+class PeftScaling private constructor(
     private val source: String,
     private val rank: Double,
     private val alpha: Double,
-    private val rankPattern: Map<Pattern, Double>,
-    private val alphaPattern: Map<Pattern, Double>,
+    private val rankPattern: Map<ModulePattern, Double>,
+    private val alphaPattern: Map<ModulePattern, Double>,
     private val rsLora: Boolean,
 ) {
     private var spentNs = 0L
@@ -39,11 +39,11 @@ class PeftScaling(
     }
 
     /** PEFT's rule: the first pattern that matches the whole name or its part after a dot. */
-    private fun find(patterns: Map<Pattern, Double>, module: String, default: Double): Double {
+    private fun find(patterns: Map<ModulePattern, Double>, module: String, default: Double): Double {
         val start = System.nanoTime()
         try {
             for ((pattern, value) in patterns) {
-                if (pattern.matcher(module).lookingAt()) return value
+                if (pattern.fits(module)) return value
                 if (spentNs + System.nanoTime() - start > MATCH_NS) {
                     throw InputError("%s: its patterns take too long to match; write them as plain names", source)
                 }
@@ -162,7 +162,7 @@ class PeftScaling(
             return number
         }
 
-        private fun patterns(value: Any?, name: String, source: String, whole: Boolean): Map<Pattern, Double> {
+        private fun patterns(value: Any?, name: String, source: String, whole: Boolean): Map<ModulePattern, Double> {
             if (value == null) return emptyMap()
             val given = value.asObject()
                 ?: throw InputError("%s: %s must map module names to numbers; correct the configuration", source, name)
@@ -174,10 +174,10 @@ class PeftScaling(
             }
         }
 
-        private fun compile(text: String, name: String, source: String): Pattern {
+        private fun compile(text: String, name: String, source: String): ModulePattern {
             val simple = text.length <= MAX_PATTERN && text.count { it in "*+{?" } <= MAX_QUANTIFIERS
             try {
-                if (simple && !DANGEROUS.containsMatchIn(text)) return Pattern.compile("(.*\\.)?($text)$")
+                if (simple && !DANGEROUS.containsMatchIn(text)) return ModulePattern(text)
             } catch (_: PatternSyntaxException) {
                 // Told below, with the patterns that are too complex.
             }
@@ -186,5 +186,30 @@ class PeftScaling(
                 source, name, shorten(text),
             )
         }
+    }
+}
+
+/**
+ * What a module's whole name, or its part after a dot, has to be.
+ *
+ * Of nothing but letters, digits, `_`, `-`, and dots, which stand for any letter, it is compared letter by letter: a LoRA
+ * may have a name for each of its layers, and a million matches by an expression take a phone seconds. Raises
+ * PatternSyntaxException.
+ */
+internal class ModulePattern(private val text: String) {
+    val isName = NAME.matches(text)
+    private val expression = if (isName) null else expression(text)
+
+    fun fits(module: String): Boolean {
+        if (expression != null) return expression.matcher(module).lookingAt()
+        val start = module.length - text.length
+        if (start < 0 || (start > 0 && module[start - 1] != '.')) return false
+        return text.indices.all { text[it] == '.' || text[it] == module[start + it] }
+    }
+
+    companion object {
+        private val NAME = Regex("[A-Za-z0-9_.-]*")
+
+        fun expression(text: String): Pattern = Pattern.compile("(.*\\.)?($text)$")
     }
 }

@@ -117,6 +117,22 @@ class LoraReaderTest {
     }
 
     @Test
+    fun aPlainNameFitsWhatItsExpressionFits() {
+        val pieces = listOf("a", "b", ".", "..", "ab", "a.b", "to_q", "é", "-", "0")
+        val texts = pieces.flatMap { first -> pieces.map { first + it } } + pieces + ""
+        var fitting = 0
+        for (text in texts.filter { 'é' !in it }) {
+            assertTrue(text, ModulePattern(text).isName)
+            for (module in texts + texts.map { "x.$it" }) {
+                val fits = ModulePattern(text).fits(module)
+                assertEquals("'$text' of '$module'", ModulePattern.expression(text).matcher(module).lookingAt(), fits)
+                if (fits) fitting += 1
+            }
+        }
+        assertTrue(fitting > texts.size)
+    }
+
+    @Test
     fun aConfigurationSavedByWindowsIsRead() {
         val peft = File(TestData.scratch, "windows").also { File(TestData.golden, "lora/peft-folder").copyRecursively(it) }
         val before = LoraReader.read(peft)

@@ -107,6 +107,10 @@ class RemoteTest {
         until("drawn") { it.picture != null && !it.busy }
         remote.ask(Command.Draw("a sks teapot", 50, 5))
         until("drawing") { it.drawing?.stage == Stage.DRAWING }
+        // As where there was no room to keep it, or no time.
+        val strength = File(folder, "home/chosen/styles.strength")
+        val end = System.nanoTime() + 60_000_000_000
+        while (!strength.delete()) assertTrue("it was never kept", System.nanoTime() < end)
         kill()
         val sentence = (remote.state.opening as Opening.Failed).sentence.toString()
         assertTrue(sentence, sentence.startsWith("The drawing was lost: the system ended the app's engine"))
