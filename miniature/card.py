@@ -41,7 +41,8 @@ picture, weight or text of anyone else is in them.
 
 _STARTED = (
     "The pipeline that it was started from is not kept: the next section tells how its networks were trained. "
-    "`lorarar miniature build` makes another miniature from nothing, by the same stages."
+    "`lorarar miniature build -o build/mine` makes another miniature from nothing, by the same stages; without `-o` it "
+    "takes the shipped one's place."
 )
 
 
@@ -160,9 +161,9 @@ def _judge(folder: Path) -> str:
     ]
     return _section(
         "How far the judge can be trusted",
-        "Shares of right answers on drawings of the held-out subjects and styles, as drawn and as worn as the base's "
-        "own images are. The near misses (one detail changed, another style of the same description) had no part in "
-        "its calibration. By style: `judge/report.csv`.",
+        "Shares of right answers on drawings of the held-out subjects and styles: clean, as drawn, and worn, degraded "
+        "as the base's own images are. The near misses (one detail changed, another style of the same description) had "
+        "no part in its calibration. By style: `judge/report.csv`.",
         markdown_table(("question", "the test image shows", "as drawn", "worn"), rows, left=2),
     )
 

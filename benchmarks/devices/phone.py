@@ -63,11 +63,14 @@ def wait_until(over: Callable[[], bool], limit_s: float, watch: Watch, pause_s: 
     Raises DeviceFailed when the plan is interrupted.
     """
     end = time.monotonic() + limit_s
-    while not over():
-        if time.monotonic() > end:
+    while True:
+        # Before the question: a slow phone's answer may come after the end, and still be yes.
+        is_late = time.monotonic() > end
+        if over():
+            return True
+        if is_late:
             return False
         watch.wait(min(pause_s(), limit_s))
-    return True
 
 
 def bundle_files(bundle: Bundle, component: Component) -> dict[str, Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,11 +56,17 @@ def measure(phone: ReplayedPhone, bundle: Bundle, options: MeasureOptions) -> di
 
 
 def test_a_record_is_completed_by_the_host(bundle: Bundle, options: MeasureOptions) -> None:
+    looked = threading.Event()
+
     def runner(_: str) -> Answer:
-        time.sleep(0.1)  # long enough for one look at its memory
+        assert looked.wait(60)
         return Answer(0, json.dumps(record_of(bundle)))
 
-    phone = ReplayedPhone(bundle, {RUN: runner})
+    def memory(_: str) -> Answer:
+        looked.set()
+        return Answer(0, output("meminfo_14"))
+
+    phone = ReplayedPhone(bundle, {RUN: runner, "dumpsys meminfo": memory})
     record = measure(phone, bundle, options)
     assert check_record(record, "r") is record
     assert (record["kind"], record["device"]["model"]) == ("measured", "Pixel 8")
@@ -252,7 +257,7 @@ def test_a_runner_that_hangs_or_is_interrupted_is_stopped(
         return Answer(0, "")
 
     phone = ReplayedPhone(bundle, {RUN: runner, "kill -9": kill})
-    quick = replace(options, timeout_s=0.2)
+    quick = replace(options, timeout_s=60.0 if interrupted else 0.2)
     with pytest.raises(DeviceFailed, match="plan was interrupted" if interrupted else "within 0 s and was stopped"):
         AndroidDevice(phone, SERIAL).measure(bundle, "hypernet", quick, Watch(stop=stop))
 

@@ -37,7 +37,9 @@ def test_it_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     work.mkdir()
     made = read(notebook)
     resources = {"metadata": {"path": str(work)}}
-    NotebookClient(made, timeout=SECONDS_A_CELL, kernel_name="python3", resources=resources).execute()
+    NotebookClient(
+        made, timeout=SECONDS_A_CELL, iopub_timeout=SECONDS_A_CELL, kernel_name="python3", resources=resources
+    ).execute()
     shown = [output for cell in made.cells if cell.cell_type == "code" for output in cell.outputs]
     assert sum("image/png" in output.get("data", {}) for output in shown) == 2, (
         "an image of diffusers, one of the bundle"

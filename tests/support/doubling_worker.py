@@ -1,6 +1,6 @@
-"""A process that doubles what it is given: -1 and -2 end it, and 0 takes it longer than a test waits.
+"""A process that doubles what it is given: -1 and -2 end it, and at 0 it signals to the test and takes time.
 
-A file `slow` beside its artifact makes it load as long as that, and a file `full` not at all.
+A file `slow` beside its artifact makes it load so, and a file `full` not at all.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ def opened(path: Path) -> Model:
     if path.with_name("full").exists():
         raise OSError("there is no room; free some")
     if path.with_name("slow").exists():
-        time.sleep(0.3)
+        _wait()
     return Model(double, {"x": [size]}, {"y": [size]})
+
+
+def _wait() -> None:
+    os.kill(os.getppid(), signal.SIGALRM)
+    time.sleep(0.3)
 
 
 def double(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -33,7 +38,7 @@ def double(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if inputs["x"][0] == -2:
         os.kill(os.getpid(), signal.SIGKILL)
     if inputs["x"][0] == 0:
-        time.sleep(0.3)
+        _wait()
     return {"y": 2 * inputs["x"]}
 
 

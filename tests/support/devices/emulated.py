@@ -23,7 +23,7 @@ TOOLS = ("adb", "qemu-aarch64", "mmdebstrap", "aarch64-linux-gnu-gcc", "unshare"
 # musl: the loader of programs that use an Android library (build_runner.py).
 INSIDE = "base-files,adbd,mksh,toybox,libc6,libstdc++6,libgcc-s1,libgomp1,zlib1g,musl"
 APP = "org.lorarar.demo"
-START_S = 30.0
+START_S = 120.0
 
 # Arm's ELF header, as /usr/share/binfmts/qemu-aarch64 has it; flags: keep argv's program open, fix it at registration.
 BINFMT = (
@@ -217,7 +217,7 @@ def _debian() -> tuple[str, str]:
 
 def _run(command: Sequence[str], environment: dict[str, str] | None = None) -> str:
     """Its output; RuntimeError with what it complained of when it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=1800)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr or done.stdout}")
     return done.stdout
