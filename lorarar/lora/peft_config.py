@@ -20,7 +20,7 @@ METADATA_KEY = "lora_adapter_metadata"
 _MAX_QUANTIFIERS = 2  # of a pattern: more could take minutes to match, and the file is a stranger's
 _MAX_PATTERN = 500
 _MAX_PATTERNS = 10_000  # SDXL and its text encoders have 1,000 modules; compiling this many takes up to 10 s
-_MATCH_SECONDS = 10.0  # of this thread on the processor: a busy machine refuses nothing that a quiet one takes
+_MATCH_SECONDS = 3.0  # of this thread on the processor: a busy machine refuses nothing that a quiet one takes
 # Kind of adapter → what its configuration calls alpha. All but the first can only be made plain.
 _ALPHAS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
 # Initialisations that change the base's weights: the saved factors alone are then not the update.

@@ -14,6 +14,7 @@ from records import of_a_unet
 from replayed_phone import record_of
 
 from benchmarks import device as command
+from benchmarks.devices import phone
 from benchmarks.devices.device import Description, DeviceFailed, MeasureOptions, Watch
 from benchmarks.devices.plan import PlanTask, device_kinds, open_devices, run_plan, tasks_of
 from benchmarks.record import read_records
@@ -311,3 +312,18 @@ def test_the_table_marks_what_is_below_a_bound(
 )
 def test_times_have_four_digits(seconds: float | None, text: str) -> None:
     assert command._ms(seconds) == text
+
+
+@pytest.mark.parametrize(("looks", "in_time"), [([False, True], True), ([False, False], False)])
+def test_a_look_that_took_too_long_is_followed_by_a_last_one(
+    monkeypatch: pytest.MonkeyPatch, looks: list[bool], in_time: bool
+) -> None:
+    begun: list[bool] = []
+    monkeypatch.setattr(phone.time, "monotonic", lambda: 99.0 * len(begun))
+
+    def over() -> bool:
+        begun.append(True)
+        return looks[len(begun) - 1]
+
+    assert phone.wait_until(over, 2.0, Watch(), lambda: 0.0) is in_time
+    assert len(begun) == len(looks)

@@ -43,7 +43,7 @@ def test_a_record_of_this_computer(bundle_folders: dict[tuple[str, str], Path]) 
     assert decibels(record) == pytest.approx(check_component(bundle, "hypernet")[0].psnr_db, abs=0.5)
     assert record["parity"]["status"] == "passed"
     assert record["memory"]["peak_bytes"] > entry["bytes"]
-    assert record["load"]["warm_s"] > 0 and record["load"]["cold_s"] > 0
+    assert 0 < record["load"]["warm_s"] < record["load"]["cold_s"] * 5
     assert said == ["hypernet: running"]
 
 

@@ -387,7 +387,7 @@ def test_the_benchmark_tells_every_stage(
     (case,) = document["cases"]
     assert case["name"].endswith("onnx fp32") and len(case["seconds"]) == 3 and document["merged_pair"]
     assert tuple(case["stages_s"]) == STAGES and min(case["stages_s"].values()) > 0
-    assert sum(case["stages_s"].values()) <= sum(case["seconds"])
+    assert sum(case["stages_s"].values()) == pytest.approx(case["median_s"], rel=0.5)
     assert case["step_s"] == case["stages_s"]["steps"] / 2
     for wrong, said in (
         ([str(bundle.path), *given[:2]], "--content and --style belong together"),

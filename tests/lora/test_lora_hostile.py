@@ -108,25 +108,27 @@ def test_a_sparse_file_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [400, 5000])
-def test_patterns_from_a_stranger_cannot_hang(tmp_path: Path, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peft_config, "_MATCH_SECONDS", 0.5)
+def test_patterns_from_a_stranger_cannot_hang(tmp_path: Path, length: int) -> None:
     name = "base_model.model.down_blocks." + "a." * (length // 2) + "a"
     tensors: golden.Tensors = {f"{name}.lora_A.weight": ("F32", np.ones((1, 2)))}
     tensors |= {f"{name}.lora_B.weight": ("F32", np.ones((2, 1)))}
     (tmp_path / "adapter_model.safetensors").write_bytes(golden.safetensors(tensors))
     patterns = {f".*.*{index}": 2 for index in range(1000)}
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 1, "alpha_pattern": patterns}))
+    start = time.monotonic()
     with pytest.raises(InputError, match=r"too long to match|no LoRA keys"):
         read_lora(tmp_path)
+    assert time.monotonic() - start < 30
 
 
-def test_patterns_that_match_last_take_their_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patterns_that_match_last_take_their_time_too() -> None:
     """As many as `re` forgets; the time of a search that finds its pattern counts as that of one that finds none."""
     modules = [f"down_blocks.2.attentions.1.transformer_blocks.{index}.attn1.to_q" for index in range(722)]
     patterns = dict.fromkeys(modules, 2)
     scaling = parse_config({"r": 1, "alpha_pattern": patterns}, "config")
+    start = time.monotonic()
     assert [scaling.scale(module, 1) for module in modules] == [2] * len(modules)
-    monkeypatch.setattr(peft_config, "_MATCH_SECONDS", 0.5)
+    assert time.monotonic() - start < 10
     slow = {f".*a.*{index}x": 1 for index in range(50)} | {".*": 2}
     scaling = parse_config({"r": 1, "alpha_pattern": slow}, "config")
     with pytest.raises(InputError, match="too long to match"):

@@ -43,7 +43,7 @@ class Farm:
 
     def left(self) -> list[str]:
         """Processes, mounts and listening sockets that are there because of us."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 10
         while True:
             found = [f"process {line}" for line in _processes(str(self.folder))]
             mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
