@@ -10,7 +10,6 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import count, pairwise
 from pathlib import Path
@@ -25,7 +24,6 @@ from benchmarks.timing import FLOAT_BYTES, Case, OnCase, RunSettings, interleave
 from lorarar.base.components import Condition
 from lorarar.base.names import TIME_IDS, load_layout, meta_unet, pooled_width, unet_config, unet_layout
 from lorarar.base.untrained import MAX_TOKENS
-from lorarar.errors import InputError
 from lorarar.hypernet.graph import CoefficientGraph
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import ROLES, Layout, coefficient_shapes, fixed
@@ -95,14 +93,9 @@ def measure_rank(
 
 def _ziplora(base: str, rank: int, steps: int, threads: int) -> dict[str, Any]:
     """Measure in a new process, whose peak memory is its own."""
-    try:
-        with process_pool(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(measure_steps, base, rank, steps, threads).result()
-    except BrokenProcessPool:
-        raise InputError(
-            "the process of ZipLoRA's steps was killed, most often for want of memory; close other programs, or leave "
-            "them out with a `ziplora_steps` of 0"
-        ) from None
+    advice = "close other programs, or leave ZipLoRA's steps out with a `ziplora_steps` of 0"
+    with process_pool(1, multiprocessing.get_context("spawn"), advice=advice) as pool:
+        return pool.submit(measure_steps, base, rank, steps, threads).result()
 
 
 def written_bytes(layout: Layout) -> int:

@@ -13,6 +13,14 @@ class InputError(ValueError):
     """
 
 
+class Diverged(InputError):
+    """A training whose loss is no number: `told` is what happened, `advice` is for who chose the training's options."""
+
+    def __init__(self, told: str, advice: str) -> None:
+        super().__init__(f"{told}; {advice}")
+        self.told = told
+
+
 class FailedCheck(Exception):
     """A comparison with the reference that came out wrong or could not be made; nothing was written."""
 

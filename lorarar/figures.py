@@ -12,8 +12,10 @@ from lorarar.files import atomic_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PLAIN: dict[Any, Any] = {"text.parse_math": False}
-"""Style of every chart: names of users, files and devices are shown as they are, with a dollar sign in them too."""
+PLAIN: dict[Any, Any] = {"text.parse_math": False, "text.usetex": False}
+"""Style of every chart: names of users, files and devices are shown as they are, with a dollar sign in them too, also
+where the user's own matplotlibrc has TeX set the text.
+"""
 
 
 @contextmanager

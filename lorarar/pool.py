@@ -8,11 +8,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, cast
+
+from lorarar.errors import InputError
 
 
 @contextmanager
@@ -21,8 +24,11 @@ def process_pool(
     context: BaseContext | None = None,
     start: Callable[..., object] | None = None,
     arguments: tuple[Any, ...] = (),
+    advice: str = "close other programs, and run again",
 ) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool each of whose processes first calls `start(*arguments)`; what waits at the end is cancelled.
+
+    Raises InputError, with the advice, when a process was killed.
 
     ProcessPoolExecutor alone goes on with the jobs begun when its owner is interrupted, and its processes wait for
     more, with all their memory, for good when it is killed. The owner's other children are left alone.
@@ -36,6 +42,8 @@ def process_pool(
             if process.is_alive():
                 process.terminate()
         raise
+    except BrokenProcessPool:
+        raise InputError(f"a process of this work was killed, most often for want of memory; {advice}") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +37,27 @@ def save_trained(
     pipeline: StableDiffusionXLPipeline, folder: Path, losses: list[float], trainings: list[dict[str, Any]]
 ) -> None:
     """Write a pipeline whose training has ended, with its losses by step and the trainings of its networks."""
-    with atomic_folder(folder) as temporary, without_progress_bars():
-        pipeline.save_pretrained(temporary)
+    with atomic_folder(folder) as temporary:
+        write_pipeline(pipeline, temporary, trainings)
         (temporary / LOSSES).write_text(json.dumps(losses))
-        (temporary / TRAININGS).write_text(lines_of_trainings(trainings))
+
+
+def write_pipeline(pipeline: StableDiffusionXLPipeline, folder: Path, trainings: list[dict[str, Any]]) -> None:
+    """Write a pipeline as diffusers does, with the trainings of its networks.
+
+    Raises OSError where the disk is full, of which safetensors tells in words alone.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with without_progress_bars():
+            pipeline.save_pretrained(folder)
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
+    (folder / TRAININGS).write_text(lines_of_trainings(trainings))
 
 
 def lines_of_trainings(trainings: list[dict[str, Any]]) -> str:

@@ -58,17 +58,19 @@ def write_wide_dataset(folder: Path, seed: int, part: str = "test") -> Path:
 
     The drawings of validation and training are the same for every seed.
     """
-    if part == "test":
-        (subjects, styles), streams = (catalogue.WIDE, gallery.WIDE), ((seed, 4), (seed, 5))
-    else:
-        draw, streams = _WIDE_SETS[part]
-        subjects, styles = draw()
+    subjects, styles = wide_sides(part)
+    streams = ((seed, 4), (seed, 5)) if part == "test" else _WIDE_SETS[part][1]
     names, half = list(subjects), len(subjects) // 2
     halves = dict(zip(HALVES, (names[:half], names[half:]), strict=True)) if part == "test" else {}
     kept = {DEFAULT_SPLIT: names} | halves
     splits = {split: _only(part, contents=chosen, styles=list(styles)) for split, chosen in kept.items()}
     name = "miniature-wide" + ("" if part == "test" else f"-{part}")
     return _write_dataset(folder, name, subjects, styles, splits, *streams)
+
+
+def wide_sides(part: str) -> tuple[Mapping[str, Entry], Mapping[str, DrawnStyle]]:
+    """Return the subjects and the styles of the wide test, validation or training, by name."""
+    return (catalogue.WIDE, gallery.WIDE) if part == "test" else _WIDE_SETS[part][0]()
 
 
 def _only(part: str, **sides: list[str]) -> dict[str, dict[str, list[str]]]:

@@ -21,7 +21,7 @@ from lorarar.base.untrained import NETWORKS, Sizes, build_tokenizer, new_pipelin
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, atomic_folder, file_digest, read_json, write_tensors
 from lorarar.machine import machine_name
-from lorarar.toolchains import quiet_toolchains, without_progress_bars
+from lorarar.toolchains import quiet_toolchains
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
 from lorarar.training.dataset_loras import JobSettings, missing_jobs, train_jobs
 from lorarar.training.history import HistoryRow
@@ -34,7 +34,7 @@ from miniature.base import SCHEDULE as BASE_SCHEDULE
 from miniature.catalogue import fresh_subject
 from miniature.judge_training import build_judge
 from miniature.loop import Schedule
-from miniature.pipelines import TRAININGS, lines_of_trainings, open_pipeline, save_trained, steps_of, trainings_of
+from miniature.pipelines import open_pipeline, save_trained, steps_of, trainings_of, write_pipeline
 from miniature.population import caption, population
 from miniature.progress import Report, silent
 from miniature.reading import CAPTIONS, train_reading
@@ -279,9 +279,7 @@ def ship(plan: BuildPlan) -> Path:
         with quiet_toolchains():
             for network in (pipeline.unet, pipeline.vae):
                 network.to(torch.float16)
-        with without_progress_bars():
-            pipeline.save_pretrained(plan.made)
-        (plan.made / TRAININGS).write_text(lines_of_trainings(trainings_of(folder)))
+        write_pipeline(pipeline, plan.made, trainings_of(folder))
         write_samples(open_pipeline(plan.made), plan.made / SAMPLES, plan.seed)
     return plan.made
 

@@ -4,13 +4,15 @@ published.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lorarar.errors import InputError
 from lorarar.training.dataset import DATASET_FILE
-from miniature.references import write_wide_dataset
+from miniature.references import wide_sides, write_wide_dataset
 from miniature.stages import BuildPlan, base_of, digests_of, noted, train_loras
 
 NOTE = "wide.json"
@@ -21,7 +23,7 @@ def write_wide(plan: BuildPlan, base: Path, part: str = "test") -> Path:
     are; return the output.
 
     What is there already is kept, so that a stopped run goes on. `lorarar evaluate --dataset` takes the folder.
-    Raises InputError for the folder of another dataset, or of another base's LoRAs.
+    Raises InputError for a folder of other things, of another dataset or of another base's LoRAs.
     """
     _claim(plan, base, part)
     if not (plan.output / DATASET_FILE).is_file():
@@ -34,14 +36,22 @@ def _claim(plan: BuildPlan, base: Path, part: str) -> None:
     """Note in the output what it is for; refuse a folder that is for something else."""
     about: dict[str, Any] = {
         "part": part,
+        "drawings": _digest(part),
         "seed": plan.seed,
         "base": digests_of(base),
         "loras": {only: asdict(settings) for only, settings in plan.lora_settings().items()},
     }
     note = plan.output / NOTE
-    is_strange = (plan.output / DATASET_FILE).is_file() and not note.is_file()
-    different = list(about) if is_strange else list(noted(note, about))
+    if not note.is_file() and plan.output.is_dir() and any(plan.output.iterdir()):
+        raise InputError(f"{plan.output} holds other things; give a new or empty folder, or one that this has written")
+    different = list(noted(note, about))
     if different:
         raise InputError(
             f"{plan.output}: this folder holds another dataset ({', '.join(different)}); name a new folder"
         )
+
+
+def _digest(part: str) -> str:
+    """Return a digest of what is drawn: a folder of an earlier toolkit may have other subjects under the same names."""
+    drawn = [{name: asdict(item) for name, item in side.items()} for side in wide_sides(part)]
+    return hashlib.sha256(json.dumps(drawn, sort_keys=True, default=str).encode()).hexdigest()

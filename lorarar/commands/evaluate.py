@@ -239,7 +239,8 @@ def _open(args: argparse.Namespace, settings: EvaluationSettings, dataset: Datas
 def _refuse_trained_on(loaded: LoadedPredictor, dataset: Dataset, split: str, part: str) -> None:
     """Refuse a checkpoint that learned from contents or styles of the part that is evaluated."""
     learned = str(loaded.training.get("split"))
-    if dataset.name not in str(loaded.training.get("dataset")).split(JOINED) or learned not in dataset.splits:
+    datasets, name = (f"{JOINED}{text}{JOINED}" for text in (loaded.training.get("dataset"), dataset.name))
+    if name not in datasets or learned not in dataset.splits:
         return
     trained = {entry.name for role in dataset.part(learned, "train") for entry in role}
     both = [entry.name for role in dataset.part(split, part) for entry in role if entry.name in trained]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -63,8 +63,8 @@ def judge_pair(
     subjects = [_seen(path) for path in content.images]
     look = _seen(style.images[0])
     asked = [Question(subject, test, content.class_name) for test in tests for subject in subjects]
-    said = judge.same_subjects(asked)
-    in_style = judge.in_styles([Question(look, test, style.description) for test in tests])
+    said = _said(judge, judge.same_subjects, asked)
+    in_style = _said(judge, judge.in_styles, [Question(look, test, style.description) for test in tests])
     swapped = _ask_swapped(judge, tests, content, style, swap)
     text = composed_prompts(content, style)[1]
     metrics = [{} for _ in tests] if embedder is None else similarities(embedder, tests, subjects, look, text)
@@ -85,7 +85,7 @@ def judge_kept(
 ) -> list[ImageRecord]:
     """Do as `judge_pair`, but keep the answers in `judged.json` beside the images, and read them from there later.
 
-    Raises InputError for an answer that is no number.
+    Raises InputError for answers that are no chances or not one for each question, and for a metric that is no number.
     """
     path = next(iter(images.values())).parent / JUDGED_FILE
     facts = {
@@ -102,12 +102,10 @@ def judge_kept(
         return kept
     judged = judge_pair(judge, embedder, images, content, style, swap)
     for item in judged:
-        if not all(
-            map(math.isfinite, (*item.p_subject, item.p_style, *item.controls.values(), *item.metrics.values()))
-        ):
+        if not all(map(math.isfinite, item.metrics.values())):
             raise InputError(
-                f"{item.image}: an answer of the judge or of CLIP or DINO is no number, as where half precision "
-                "overflows; try it on a CPU, or another one"
+                f"{item.image}: what CLIP or DINO says is no number, as where half precision overflows; try it on a "
+                "CPU, or another one"
             )
     answers = [{name: value for name, value in asdict(item).items() if name != "image"} for item in judged]
     with atomic_file(path) as temporary:
@@ -122,12 +120,28 @@ def _ask_swapped(
     if swap.content is not None:
         others = [_seen(path) for path in swap.content.images]
         questions = [Question(others[row % len(others)], test, content.class_name) for row, test in enumerate(tests)]
-        found["subject_swapped"] = judge.same_subjects(questions)
+        found["subject_swapped"] = _said(judge, judge.same_subjects, questions)
     if swap.style is not None:
         other = _seen(swap.style.images[0])
-        found["style_swapped"] = judge.in_styles([Question(other, test, swap.style.description) for test in tests])
-        found["style_image_swapped"] = judge.in_styles([Question(other, test, style.description) for test in tests])
+        for control, words in (("style_swapped", swap.style), ("style_image_swapped", style)):
+            found[control] = _said(judge, judge.in_styles, [Question(other, test, words.description) for test in tests])
     return found
+
+
+def _said(judge: Judge, ask: Callable[[Sequence[Question]], list[float]], questions: Sequence[Question]) -> list[float]:
+    """Ask a judge, which may be anyone's. Raises InputError unless it gives a chance for each question."""
+    said = ask(questions)
+    if len(said) != len(questions):
+        raise InputError(
+            f"the judge {judge.name} has {len(said)} answers to {len(questions)} questions; it is to give one for each"
+        )
+    for answer in said:
+        if not 0 <= answer <= 1:
+            raise InputError(
+                f"the judge {judge.name} answers {answer}, which is no chance from 0 to 1; one that is no number may "
+                "come of half precision, so try it on a CPU, or another judge"
+            )
+    return said
 
 
 def _read_kept(path: Path, digest: str, names: Sequence[str]) -> list[ImageRecord] | None:

@@ -33,6 +33,7 @@ from lorarar.errors import InputError
 from lorarar.intervals import bootstrap_interval, crossed_draws, crossed_interval, quantiles
 
 RESAMPLES = 10_000
+NO_WIDTH = 1e-9  # a width of 0, but for rounding
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -117,8 +118,9 @@ def score(pairs: Sequence[PairVerdicts], seed: int = 0, resamples: int = RESAMPL
 def difference(first: Sequence[PairVerdicts], second: Sequence[PairVerdicts], statistic: str = "average") -> Interval:
     """Return `first` − `second` of one of SHARES, pair by pair, with the interval over contents and styles.
 
-    There is none with one content or one style alone. Raises InputError when the two were not judged on the same pairs
-    or for an unknown share.
+    There is none with one content or one style alone, nor where no content and no style differs from the others: it
+    would say nothing of others. Raises InputError when the two were not judged on the same pairs, or for an unknown
+    share.
     """
     if statistic not in SHARES:
         raise InputError(f"unknown share {statistic!r}; valid are {', '.join(SHARES)}")
@@ -130,6 +132,8 @@ def difference(first: Sequence[PairVerdicts], second: Sequence[PairVerdicts], st
     if min(table.shape) < 2:
         return Interval(mean)
     low, high = crossed_interval(table)
+    if high - low < NO_WIDTH:
+        return Interval(mean)
     return Interval(mean, max(low, -1.0), min(high, 1.0))
 
 

@@ -16,7 +16,7 @@ from lorarar import __version__
 from lorarar.base.attach import fitting_modules
 from lorarar.base.components import pipeline_identity
 from lorarar.base.names import unet_layout
-from lorarar.errors import InputError
+from lorarar.errors import Diverged, InputError
 from lorarar.evaluation.cost import measured
 from lorarar.evaluation.generate import PairFolder, Sampler, Sampling, digest_of, image_seeds
 from lorarar.evaluation.judges import Judge
@@ -155,7 +155,7 @@ def missing_images(evaluation: Evaluation) -> int:
 
 
 def generate_all(evaluation: Evaluation, report: Report) -> None:
-    """Make every image that is not there yet."""
+    """Make every image that is not there yet. Raises InputError for a pair whose training's loss is no number."""
     bench, sampler, done = evaluation.bench, evaluation.sampler, 0
     for method, content, style, place in evaluation.places():
         missing = place.missing(evaluation.images)
@@ -165,8 +165,14 @@ def generate_all(evaluation: Evaluation, report: Report) -> None:
         report(text, done)
         if method.needs_loras:
             bench.pair(content, style)  # Reading files is no part of a merge's time.
-        with measured(str(bench.components.device)) as cost:
-            made = method.make(bench, content, style)
+        try:
+            with measured(str(bench.components.device)) as cost:
+                made = method.make(bench, content, style)
+        except Diverged as error:
+            raise InputError(
+                f"{text}: {error.told}, as it would be each time; leave {method.name} out of `methods`, or give "
+                "another `seed` or `dtype`"
+            ) from None
         if place.merge_facts() is None:
             facts = MergeFacts(cost.seconds, made.coefficient_seconds, cost.extra_bytes, made.parameters)
             place.keep_merge(facts)

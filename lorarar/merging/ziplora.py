@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lorarar.base.components import Components, Denoiser
 from lorarar.base.names import unet_layout
-from lorarar.errors import InputError
+from lorarar.errors import Diverged
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA
 from lorarar.merging import Merged, MergeOptions, merge_loras
@@ -79,7 +79,7 @@ def optimise_pair(
         for step in range(settings.steps):
             loss = _step(components, layout, data, settings, step, pairs, accelerator)
             if not math.isfinite(loss):
-                raise InputError(f"the loss is {loss} at step {step + 1}; lower the learning rate, or use bf16")
+                raise Diverged(f"the loss is {loss} at step {step + 1}", "lower the learning rate, or use bf16")
             optimizer.step()
             optimizer.zero_grad()
             if on_step is not None:

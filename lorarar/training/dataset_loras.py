@@ -6,7 +6,6 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,7 @@ def train_jobs(
     """Train the jobs, `workers` at a time; each LoRA is written as soon as it is done.
 
     Raises InputError as `train_lora`, for a LoRA that can't be written, before any training, for a base that can't be
-    loaded, and for a process that ended by itself.
+    loaded, and for a process that was killed.
     """
     for job in jobs:
         check_lora_output(job.lora)
@@ -150,14 +149,11 @@ def train_in_processes(
     listener.start()
     threads = max(1, torch.get_num_threads() // workers)
     arguments = (loading, settings, threads, queue)
+    advice = f"run again with `jobs` {max(1, workers - 1)}"
     try:
-        with process_pool(workers, context, start_worker, arguments) as pool:
+        with process_pool(workers, context, start_worker, arguments, advice) as pool:
             for done in as_completed([pool.submit(_train_in_worker, job) for job in jobs]):
                 done.result()
-    except BrokenProcessPool:
-        raise InputError(
-            f"a training process ended by itself, out of memory perhaps; run again with `jobs` {max(1, workers - 1)}"
-        ) from None
     finally:
         # A process that was killed while it reported leaves the queue locked for good: don't wait for it.
         queue.put(None)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lorarar import __version__
 from lorarar.base.components import Components, predict, target, training_identity
-from lorarar.errors import InputError
+from lorarar.errors import Diverged, InputError
 from lorarar.files import file_digest
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
@@ -133,7 +133,7 @@ class _LoraTraining:
         for step in range(len(losses) + 1, steps + 1):
             losses.append(self.step(step - 1))
             if not math.isfinite(losses[-1]):
-                raise InputError(f"the loss is {losses[-1]} at step {step}; lower `learning_rate`, or use bf16 or no")
+                raise Diverged(f"the loss is {losses[-1]} at step {step}", "lower `learning_rate`, or use bf16 or no")
             on_step(step, losses[-1])
             if file is not None and self.accelerator.is_main_process and file.due(step, steps):
                 file.save(*state, losses)

@@ -340,6 +340,9 @@ WRITINGS = {
     "StateFile(Path(sys.argv[2]), {}).save({'w': weight}, torch.optim.AdamW([weight]), None, [])",
     "a hypernetwork": "from lorarar.hypernet.network import Hypernetwork, HypernetConfig; "
     "Hypernetwork.untrained(HypernetConfig((640,))).save_pretrained(sys.argv[2])",
+    "a pipeline": "import torch; from types import SimpleNamespace; from safetensors.torch import save_file; "
+    "from miniature.pipelines import save_trained; write = lambda to: save_file({'w': torch.ones(9**6)}, to / 'w'); "
+    "save_trained(SimpleNamespace(save_pretrained=write), Path(sys.argv[2]), [], [])",
 }
 """What is written for users, each larger than the limit of the next test."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lorarar.errors import InputError
 from lorarar.pool import process_pool
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +94,13 @@ def test_processes_end_at_once_where_their_owner_would_clear_up() -> None:
             assert pool.submit(signal.getsignal, signal.SIGTERM).result() == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_a_killed_process_is_told_with_what_to_do() -> None:
+    """As Linux kills one when memory runs out."""
+    message = "was killed, most often for want of memory; draw fewer at once"
+    with pytest.raises(InputError, match=message), process_pool(2, advice="draw fewer at once") as pool:
+        pool.submit(signal.raise_signal, signal.SIGKILL).result()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from lorarar.base.attach import fused
 from lorarar.base.components import encode_prompts
+from lorarar.errors import InputError
 from lorarar.evaluation.composed import composed, composite
 from lorarar.evaluation.method_names import COMPOSED_START, METHODS, sampling_of
 from lorarar.evaluation.methods import Workbench, mean_coefficients, pair_seed, prepare
@@ -214,3 +216,17 @@ def test_a_pair_is_composed_once_for_all_methods(case: Case) -> None:
                 run(unet, case.world, step=100)
         assert len(passes) == count
     on.remove()
+
+
+def test_a_mean_over_training_pairs_needs_all_of_them(case: Case, tmp_path: Path) -> None:
+    """Of the wide test, which has no training part, and of a dataset whose LoRAs are half trained."""
+    work, options = case.bench, learned_options(predictor(case, "sum").predictor)
+    parts = work.dataset.split("paper")
+    none = replace(work.dataset, splits={"paper": replace(parts, contents={**parts.contents, "train": ()})})
+    with pytest.raises(InputError, match="the split 'paper' has none; choose another `split`, or train constants"):
+        mean_coefficients(replace(work, dataset=none), options)
+    name = parts.contents["train"][0]
+    untrained = replace(work.dataset.contents[name], lora=tmp_path / "missing.safetensors")
+    half = replace(work.dataset, contents=work.dataset.contents | {name: untrained})
+    with pytest.raises(InputError, match=rf"1 of their LoRA files are not there \({name}\)"):
+        mean_coefficients(replace(work, dataset=half), options)

@@ -15,14 +15,15 @@ import pytest
 from tiny_pipeline import save_tiny_evaluation
 
 from lorarar import merging
-from lorarar.base.names import MINIATURE_FOLDER
+from lorarar.base.names import DATASET_FOLDER, MINIATURE, MINIATURE_FOLDER, choose_checkpoint
 from lorarar.commands.evaluate import main
 from lorarar.errors import InputError
 from lorarar.evaluation import methods
-from lorarar.evaluation.run import Evaluation, open_evaluation
+from lorarar.evaluation.run import Evaluation, generate_all, open_evaluation
 from lorarar.evaluation.settings import EvaluationSettings
+from lorarar.hypernet.checkpoints import load_predictor, save_hypernet
 from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
-from lorarar.training.dataset import merged_prompt, read_dataset
+from lorarar.training.dataset import DATASET_FILE, merged_prompt, read_dataset
 
 FILES = {
     "direct": {"loras"},
@@ -60,6 +61,25 @@ def test_a_checkpoint_is_not_evaluated_on_what_it_learned_from(tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "trained_on"), [("mine", "mine"), ("mine", "yours + mine"), ("mine + yours", "mine + yours + theirs")]
+)
+def test_a_dataset_that_was_trained_on_beside_others_is_known_by_its_name(
+    name: str, trained_on: str, tmp_path: Path
+) -> None:
+    """Also one whose own name looks like that of two."""
+    shipped, data, checkpoint = MINIATURE_FOLDER / DATASET_FOLDER, tmp_path / "data", tmp_path / "h.safetensors"
+    for part in ("images", "loras"):
+        shutil.copytree(shipped / part, data / part)
+    described = json.loads((shipped / DATASET_FILE).read_text()) | {"name": name}
+    (data / DATASET_FILE).write_text(json.dumps(described))
+    loaded = load_predictor(choose_checkpoint(MINIATURE, None))
+    save_hypernet(loaded.predictor, checkpoint, dict(loaded.training) | {"dataset": trained_on})
+    given = ["--dataset", str(data), "--split", "animals-to-objects", "--hypernet", str(checkpoint)]
+    with pytest.raises(InputError, match=r"was trained on the split 'paper', with 9 of the contents and styles"):
+        main([*given, "--methods", "learned", "-o", str(tmp_path / "run")])
+
+
 def test_every_option_reaches_what_it_is_for(opened: Evaluation) -> None:
     bench, sampling = opened.bench, opened.sampler.sampling
     assert (sampling.steps, sampling.guidance, sampling.seed) == (3, 4.0, 11)
@@ -69,6 +89,20 @@ def test_every_option_reaches_what_it_is_for(opened: Evaluation) -> None:
     facts = {method.name: method.facts for method in opened.methods}
     assert facts["joint-composed-start"]["composed_share"] == 0.25
     assert (facts["joint"]["steps"], facts["ziplora"]["steps"]) == (9, 7)
+
+
+@pytest.mark.parametrize("name", ["joint", "ziplora"])
+def test_a_training_that_diverges_is_told_with_its_pair(name: str, opened: Evaluation, tmp_path: Path) -> None:
+    """Its learning rate is no option of an evaluation, so the training's own advice would help nobody."""
+    fast = {"learning_rate": 1e30}
+    bench = replace(opened.bench, joint=replace(opened.bench.joint, **fast), zip=replace(opened.bench.zip, **fast))
+    method = next(method for method in opened.methods if method.name == name)
+    content, style = pair = opened.pairs[0]
+    only = replace(opened, folder=tmp_path, bench=bench, methods=[method], pairs=[pair])
+    message = rf"{name}: {content.name} in {style.name}: the loss is (nan|inf) at step \d.*; leave {name} out"
+    with pytest.raises(InputError, match=message):
+        generate_all(only, lambda text, done: None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_methods_that_train_do_so_at_the_dataset_s_size_and_all_others_at_the_drawn_one(opened: Evaluation) -> None:

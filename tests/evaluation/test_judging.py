@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from scripted import ScriptedJudge
 
+from lorarar.errors import InputError
 from lorarar.evaluation.judges import Question
 from lorarar.evaluation.judging import Swap, judge_kept, judge_pair, next_entry
 from lorarar.training.dataset import Content, Style
@@ -32,7 +33,7 @@ def style(name: str, description: str, *images: Path) -> Style:
 
 
 def test_every_answer_is_that_of_its_own_question(tmp_path: Path) -> None:
-    """Two images and two references a subject: each answer is the number of a question, which says what was asked."""
+    """Two images and two references a subject: each answer tells the number of its question, thus what was asked."""
     dog = content("dog", "dog", plain(tmp_path / "d0.png", 10), plain(tmp_path / "d1.png", 20))
     cat = content("cat", "cat", plain(tmp_path / "c0.png", 30), plain(tmp_path / "c1.png", 40))
     ink, oil = style("ink", "ink", plain(tmp_path / "i.png", 50)), style("oil", "oil", plain(tmp_path / "o.png", 60))
@@ -42,20 +43,60 @@ def test_every_answer_is_that_of_its_own_question(tmp_path: Path) -> None:
     def numbered(kind: str, question: Question) -> float:
         levels = [int(np.asarray(image)[0, 0, 0]) for image in (question.reference, question.test)]
         asked.append((kind, levels[0], levels[1], question.text))
-        return len(asked) - 1
+        return (len(asked) - 1) / 64
+
+    def question(answer: float) -> tuple[str, int, int, str]:
+        return asked[int(64 * answer)]
 
     judge = ScriptedJudge(lambda question: numbered("subject", question), lambda question: numbered("style", question))
     records = judge_pair(judge, None, images, dog, ink, Swap(cat, oil))
     assert [record.image for record in records] == ["first", "second"]
     for record, test, other in zip(records, (70, 80), (30, 40), strict=True):
-        subjects = [asked[int(answer)] for answer in record.p_subject]
+        subjects = [question(answer) for answer in record.p_subject]
         assert subjects == [("subject", 10, test, "dog"), ("subject", 20, test, "dog")]
-        assert asked[int(record.p_style)] == ("style", 50, test, "ink")
-        assert {name: asked[int(answer)] for name, answer in record.controls.items()} == {
+        assert question(record.p_style) == ("style", 50, test, "ink")
+        assert {name: question(answer) for name, answer in record.controls.items()} == {
             "subject_swapped": ("subject", other, test, "dog"),
             "style_swapped": ("style", 60, test, "oil"),
             "style_image_swapped": ("style", 60, test, "ink"),
         }
+
+
+@pytest.mark.parametrize("kind", ["same_subjects", "in_styles"])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda said: said[:-1], "has 3 answers to 4 questions|has 1 answers to 2 questions"),
+        (lambda said: [*said, 0.5], "has 5 answers to 4 questions|has 3 answers to 2 questions"),
+        (lambda said: [*said[:-1], 1.01], "answers 1.01, which is no chance"),
+        (lambda said: [*said[:-1], -0.01], "answers -0.01, which is no chance"),
+        (lambda said: [*said[:-1], float("nan")], "answers nan, which is no chance"),
+    ],
+)
+def test_answers_of_a_stranger_s_judge_are_looked_at(
+    kind: str,
+    wrong: Callable[[list[float]], list[float]],
+    message: str,
+    shown: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One too few would give an image fewer references, or another's answer."""
+    judge = ScriptedJudge(lambda _: 0.0, lambda _: 1.0)
+    judge_kept(judge, **shown)
+    plain(shown["images"]["first"], 99)
+    answer = getattr(judge, kind)
+    monkeypatch.setattr(judge, kind, lambda questions: wrong(answer(questions)))
+    with pytest.raises(InputError, match=message):
+        judge_kept(judge, **shown)
+
+
+def test_a_metric_that_is_no_number_is_told_and_not_kept(
+    shown: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shown["embedder"], "text_embedding", lambda text: np.array([np.nan, 0.0]))
+    with pytest.raises(InputError, match="CLIP or DINO says is no number"):
+        judge_kept(ScriptedJudge(lambda _: 1.0, lambda _: 1.0), **shown)
+    assert not list(shown["images"]["first"].parent.glob("*.json"))
 
 
 def test_the_other_entry_is_the_next_of_the_part_and_else_of_the_dataset() -> None:

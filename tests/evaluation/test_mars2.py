@@ -236,17 +236,25 @@ def test_one_subject_or_one_style_says_nothing_of_others() -> None:
 
 def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
     hard_to_easy = range(10)
-    names = [(f"c{k}", style) for k in hard_to_easy for style in ("ink", "neon")]
-    worse = [pair("b" * int(c[1:]) + "n" * (11 - int(c[1:])), c, s) for c, s in names]
-    better = [pair("b" * (int(c[1:]) + 1) + "n" * (10 - int(c[1:])), c, s) for c, s in names]
+    names = [(k, f"s{style}") for k in hard_to_easy for style in range(10)]
+    worse = [pair("b" * k + "n" * (11 - k), f"c{k}", style) for k, style in names]
+    better = [pair("b" * (k + 1 + k % 2) + "n" * (10 - k - k % 2), f"c{k}", style) for k, style in names]
     low, high = score(better).average.low, score(worse).average.high
     assert low is not None and high is not None and low < high
     found = difference(better, list(reversed(worse)))
-    assert found.estimate == pytest.approx(1 / 11)
+    assert found.estimate == pytest.approx(1.5 / 11)
     assert found.low is not None and found.low > 0
-    assert difference(worse, better).high == pytest.approx(-1 / 11)
-    same = difference(worse, worse)
-    assert same.low == same.high == 0
+    assert difference(worse, better).high == pytest.approx(-found.low)
+
+
+@pytest.mark.parametrize("passed", ["nnnn", "bbbb", "bnnb", "bbnb"])
+def test_a_difference_that_no_subject_and_no_style_changes_says_nothing_of_others(passed: str) -> None:
+    """Its variance is 0, and an interval without a width would call it clear; the last one's is not."""
+    names = [(content, style) for content in ("cat", "dog") for style in ("ink", "neon")]
+    drawn = [pair(joint, *name) for joint, name in zip(passed, names, strict=True)]
+    found = difference(drawn, [pair("n", *name) for name in names])
+    assert found.estimate == passed.count("b") / 4
+    assert (found.low is None) == (found.high is None) == (passed != "bbnb")
 
 
 def test_errors() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from operator import eq
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from lorarar.training.dataset import read_dataset
 from lorarar.training.dataset_loras import JobSettings, missing_jobs, training_words
 from lorarar.training.settings import LoraSettings
 from miniature import catalogue, gallery, references, stages
-from miniature.catalogue import ALIKE, CATALOGUE, WIDE, fresh_subject, near_catalogue
+from miniature.catalogue import ALIKE, CATALOGUE, WIDE, Entry, fresh_subject, near_catalogue
 from miniature.gallery import near_gallery
 from miniature.population import PLAIN_SHARE, sample_style
 from miniature.references import HALVES, write_wide_dataset
@@ -106,7 +107,7 @@ def test_its_loras_are_trained_once_on_the_base_given(tmp_path: Path) -> None:
     first.unlink()
     trained: list[str] = []
     write_wide(replace(plan, report=lambda text, done, total: trained.append(text)), MINIATURE_FOLDER)
-    with pytest.raises(InputError, match=r"holds another dataset \(part\)"):
+    with pytest.raises(InputError, match=r"holds another dataset \(part, drawings\)"):
         write_wide(plan, MINIATURE_FOLDER, "validation")
     with pytest.raises(InputError, match=r"holds another dataset \(seed, loras\)"):
         write_wide(replace(plan, seed=plan.seed + 1), MINIATURE_FOLDER)
@@ -116,6 +117,26 @@ def test_its_loras_are_trained_once_on_the_base_given(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds another dataset \(base\)"):
         write_wide(plan, other)
     assert first.is_file() and {text.partition(",")[0] for text in trained} == {first.stem}
+
+
+def test_a_folder_of_other_things_or_of_other_drawings_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "train_jobs", lambda *_: None)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds other things; give a new or empty folder"):
+        write_wide(BuildPlan(tmp_path, tmp_path / "mine"), MINIATURE_FOLDER)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+    plan = BuildPlan(tmp_path, tmp_path / "wide")
+    write_wide(plan, MINIATURE_FOLDER)
+    write_wide(plan, MINIATURE_FOLDER)
+    (name, entry), *_ = WIDE.items()
+    other = replace(entry, subject=replace(entry.subject, kind="cat" if entry.subject.kind == "dog" else "dog"))
+    monkeypatch.setitem(cast(dict[str, Entry], WIDE), name, other)
+    with pytest.raises(InputError, match=r"holds another dataset \(drawings\)"):
+        write_wide(plan, MINIATURE_FOLDER)
 
 
 def test_its_subjects_are_trained_under_the_words_that_the_miniature_s_are(
