@@ -6,8 +6,8 @@ Parameters that they share:
   file, or a loaded diffusers pipeline or UNet. A loaded network that is exported is used up: its weights are freed once
   they are written, since a copy of SDXL's UNet is 10 GB.
 - `target`: a name of `export.targets.TARGETS`.
-- `hypernet`: the file of a trained hypernetwork or of constant coefficients, or a loaded network. Default: the one
-  that is shipped, for the miniature.
+- `hypernet`: the file of a trained hypernetwork or of constant coefficients, or a loaded `Hypernetwork`. Default: the
+  one that is shipped, for the miniature.
 - `untrained`: take seeded random weights, which show sizes and speed alone.
 - `rank`: of one LoRA: all that are loaded together may have `loras` times as many. Default: that of the LoRAs that are
   trained for the base.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -80,14 +81,16 @@ def chosen_hypernet(
 
     `alone` tells that `untrained` is of the hypernetwork alone; else it is of the base too, which must be a named one.
     """
-    if given is not None and not isinstance(given, str | PathLike | nn.Module):
-        raise InputError(f"`hypernet` is {given!r}; give the file of one, or a loaded network")
+    if given is not None and not isinstance(given, str | PathLike | Hypernetwork):
+        told = type(given).__name__ if isinstance(given, nn.Module) else repr(given)
+        raise InputError(f"`hypernet` is {told}; give the file of one, or a loaded Hypernetwork")
     if isinstance(given, Hypernetwork):
         _require_cpu(given, name="hypernet")
         if next(given.parameters()).dtype != torch.float32:
             raise InputError("`hypernet` has weights of half precision; give hypernet.float()")
     trial = alone or (not is_loaded(base) and base in (MINIATURE, *CONFIGS))
-    return open_predictor(base_name(base), layout, Path(given) if isinstance(given, str) else given, untrained, trial)
+    network = Path(given) if isinstance(given, str | PathLike) else given
+    return open_predictor(base_name(base), layout, network, untrained, trial)
 
 
 def chosen_unet(
@@ -167,5 +170,15 @@ def _unet_of(base: Any) -> nn.Module:
         raise InputError(
             f"`base` is of the type {type(base).__name__}; give a name, a folder, or a diffusers pipeline or UNet"
         )
+    if unet in _USED_UP:
+        raise InputError("`base` was used up by an export, which changes and frees its weights; load it again")
     _require_plain(unet)
     return unet
+
+
+_USED_UP: WeakSet[nn.Module] = WeakSet()
+
+
+def use_up(unet: nn.Module) -> None:
+    """Note that an export changes a UNet from here on, or the rest of its pipeline; as a loaded base it is refused."""
+    _USED_UP.add(unet)

@@ -25,6 +25,7 @@ from export.graph import Graph
 from export.options import HypernetOptions, OnProgress, PipelineOptions, Report, Source, UNetOptions, ignore_progress
 from export.rewrites import rewrite_for
 from export.scheduling import scheduler_settings
+from export.source import use_up
 from export.targets import find_offer
 from export.tolerance import PRECISIONS
 from lorarar.base.attach import fuse
@@ -71,6 +72,7 @@ def write_unet(
     }
     with new_bundle(out, target, facts, on_progress) as bundle:
         bundle.require_valid([_sizes(unet, adapted, options)], options, layout)
+        use_up(unet)
         if options.fused:
             fuse(unet, options.fused)
         _write_unet(bundle, unet, adapted, options)
@@ -130,6 +132,7 @@ def _require_fitting(pipeline: Any) -> None:
 
 def _write_components(bundle: BundleWriter, source: Source, options: PipelineOptions, hypernet: Graph) -> None:
     pipeline = source.pipeline
+    use_up(pipeline.unet)
     precision = partial(bundle.target.precision_of, unet=options.precision, vae=options.vae_precision)
     bundle.write(hypernet, precision("hypernet"))
     for name, tokenizer in tokenizers(pipeline).items():

@@ -14,11 +14,11 @@ class InputError(ValueError):
 
 
 class Diverged(InputError):
-    """A training whose loss is no number: `told` is what happened, `advice` is for who chose the training's options."""
+    """A training whose loss is no number: what happened, and after a semicolon the advice for who chose its options."""
 
-    def __init__(self, told: str, advice: str) -> None:
-        super().__init__(f"{told}; {advice}")
-        self.told = told
+    @property
+    def told(self) -> str:
+        return str(self).partition(";")[0]
 
 
 class FailedCheck(Exception):

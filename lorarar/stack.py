@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lorarar.errors import InputError, first_of
-from lorarar.layout import ROLES, UNET, Group, Layout
+from lorarar.layout import MAX_LORAS, MAX_STACKED_RANK, ROLES, UNET, Group, Layout
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.lora.layers import fill
 
@@ -178,13 +178,14 @@ def _check_fit(lora: LoRA, layers: Mapping[str, LoraLayer], known: Mapping[str, 
 
 def _check_room(loras: Sequence[LoRA], ranks: Sequence[int], count: int, rows: int) -> None:
     if len(loras) > count:
-        raise InputError(f"{len(loras)} LoRAs, but there is room for {count}; export with `loras` {len(loras)}")
+        mend = f"export with `loras` {len(loras)}" if len(loras) <= MAX_LORAS else "merge some into one LoRA first"
+        raise InputError(f"{len(loras)} LoRAs, but there is room for {count}; {mend}")
     if sum(ranks) > rows:
         told = " and ".join(f"{lora.source} (rank {rank})" for lora, rank in zip(loras, ranks, strict=True))
-        raise InputError(
-            f"{told} need {sum(ranks)} ranks, but there is room for {rows}; export with a `rank` of "
-            f"{-(-sum(ranks) // count)}, or cut a LoRA with lorarar.resize"
-        )
+        mend = "cut a LoRA with lorarar.resize"
+        if sum(ranks) <= MAX_STACKED_RANK:
+            mend = f"export with a `rank` of {-(-sum(ranks) // count)}, or {mend}"
+        raise InputError(f"{told} need {sum(ranks)} ranks, but there is room for {rows}; {mend}")
 
 
 def _zeros(layout: Layout, rows: int, dtype: Any) -> Adapter:

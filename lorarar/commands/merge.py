@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     if args.coefficients_plot is not None:
         raise InputError("`coefficients_plot` is drawn of a bundle's merge; give `bundle` too, or leave it out")
     request = _request(args)
-    if args.convert is not None:
+    if args.convert is not None and request.method not in RUN_BASE:
         request.open()  # A conversion, which decomposes each layer, comes before it is needed.
     watch = Stopwatch()
     with watch.stage("read"):

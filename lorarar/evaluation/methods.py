@@ -300,7 +300,8 @@ def _training_part(bench: Workbench) -> tuple[list[Content], list[Style]]:
             f"learned-mean is a mean over training pairs, and the split {bench.split!r} has none; choose another "
             "`split`, or train constants (`lorarar train --predictor constant`) and name them with `hypernets`"
         )
-    missing = [entry.name for entry in (*contents, *styles) if not entry.lora.is_file()]
+    entries: list[Content | Style] = [*contents, *styles]
+    missing = [entry.name for entry in entries if not entry.lora.is_file()]
     if missing:
         raise InputError(
             f"learned-mean is a mean over all training pairs, and {len(missing)} of their LoRA files are not there "

@@ -72,7 +72,7 @@ def full_name(module: str, component: str) -> str | None:
         rest, component = rest.removeprefix("unet."), "unet"
     for text in ("text_encoder", "text_encoder_2"):
         if rest.startswith(f"{text}."):
-            rest, component = rest.removeprefix(f"{text}."), text
+            rest, component = rest.removeprefix(f"{text}.").removeprefix("base_model.model."), text
     root = rest.partition(".")[0]
     if root in _UNET_ROOTS and component in ("", "unet"):
         return f"unet.{rest}" + (".0" if rest.endswith(".to_out") else "")

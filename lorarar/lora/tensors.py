@@ -91,7 +91,7 @@ def state_dict_tensors(tensors: Mapping[str, Any], source: str) -> Tensors:
         try:
             # torch's have no numpy form in bfloat16, or on a GPU, or while they ask for a gradient.
             value = value.detach().float().cpu().numpy() if hasattr(value, "detach") else value
-        except (RuntimeError, NotImplementedError) as error:  # such as a tensor on the meta device
+        except (RuntimeError, NotImplementedError, TypeError) as error:  # on the meta device, or sparse
             raise InputError(f"{source}: '{shorten(name)}' can't be read ({error}); give whole tensors") from None
         with np.errstate(over="ignore"):
             return np.array(value, np.float32)

@@ -79,7 +79,7 @@ def optimise_pair(
         for step in range(settings.steps):
             loss = _step(components, layout, data, settings, step, pairs, accelerator)
             if not math.isfinite(loss):
-                raise Diverged(f"the loss is {loss} at step {step + 1}", "lower the learning rate, or use bf16")
+                raise Diverged(f"the loss is {loss} at step {step + 1}; lower the learning rate, or use bf16")
             optimizer.step()
             optimizer.zero_grad()
             if on_step is not None:

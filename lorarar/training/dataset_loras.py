@@ -17,7 +17,7 @@ from lorarar.lora.safetensors_file import open_safetensors
 from lorarar.pool import process_pool
 from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.launch import BaseLoading, flush_denormals, process_state
-from lorarar.training.settings import LoraSettings
+from lorarar.training.settings import MEMORY_OPTIONS, LoraSettings
 from lorarar.training.style_words import StyleWords
 
 OnStepDone = Callable[[str, float], None]
@@ -65,7 +65,8 @@ class JobSettings:
 def otherwise_trained(entries: Sequence[Job], settings: JobSettings, others: Mapping[str, Any]) -> list[str]:
     """Say which LoRA files were trained by other settings, a sentence for each difference; `others` are more settings.
 
-    Files that don't say how they were trained are passed over, and so is the precision, which the machine chooses.
+    Files that don't say how they were trained are passed over, and so are the precision, which the machine chooses, and
+    what saves memory.
     """
     found: dict[str, list[Path]] = {}
     for entry in entries:
@@ -75,7 +76,8 @@ def otherwise_trained(entries: Sequence[Job], settings: JobSettings, others: Map
             continue
         training, words = settings.of(entry)
         wanted = {**asdict(training), **others, **({} if words is None else {"style_words": words})}
-        del wanted["mixed_precision"]
+        for name in ("mixed_precision", *MEMORY_OPTIONS):
+            del wanted[name]
         different = [
             f"{name} {there[key]}, not {value}"
             for name, value in wanted.items()

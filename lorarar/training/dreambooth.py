@@ -27,7 +27,7 @@ from lorarar.lora import LoRA, LoraLayer
 from lorarar.toolchains import TRAINING, named_if_missing
 from lorarar.training.examples import Examples, Reference, encode_concepts, seeded_generator
 from lorarar.training.launch import new_accelerator
-from lorarar.training.settings import DEFAULT_EVERY, LoraSettings
+from lorarar.training.settings import DEFAULT_EVERY, MEMORY_OPTIONS, LoraSettings
 from lorarar.training.state import StateFile
 from lorarar.training.style_words import StyleWords
 from lorarar.training.styled import StyledPrompts, is_styled
@@ -133,7 +133,7 @@ class _LoraTraining:
         for step in range(len(losses) + 1, steps + 1):
             losses.append(self.step(step - 1))
             if not math.isfinite(losses[-1]):
-                raise Diverged(f"the loss is {losses[-1]} at step {step}", "lower `learning_rate`, or use bf16 or no")
+                raise Diverged(f"the loss is {losses[-1]} at step {step}; lower `learning_rate`, or use bf16 or no")
             on_step(step, losses[-1])
             if file is not None and self.accelerator.is_main_process and file.due(step, steps):
                 file.save(*state, losses)
@@ -188,7 +188,8 @@ def _identity(
 ) -> dict[str, Any]:
     """Return what must be the same for a training to go on; the images by their content, wherever they lie."""
     about: dict[str, Any] = asdict(settings) | {"base": components.name, "resolution": components.resolution}
-    del about["steps"]
+    for name in ("steps", *MEMORY_OPTIONS):
+        del about[name]
     about["words"] = None if words is None else [words.subject_class, *words.styles]
     about["prompts"] = [concept.prompt for concept in concepts]
     about["images"] = [[file_digest(path) for path in concept.images] for concept in concepts]

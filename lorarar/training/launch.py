@@ -113,6 +113,7 @@ def new_accelerator(device: torch.device, mixed_precision: str, accumulation: in
     with named_if_missing(TRAINING, "train"):
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, GradientState
+        from accelerate.utils import GradientAccumulationPlugin
     # accelerate keeps the first precision for the whole process and refuses another; here each training has its own.
     # It has no public way to forget one (accelerate 1.15); its own tests do it like this.
     AcceleratorState._reset_state()
@@ -125,7 +126,8 @@ def new_accelerator(device: torch.device, mixed_precision: str, accumulation: in
         return Accelerator(
             cpu=device.type == "cpu",
             mixed_precision=mixed_precision,
-            gradient_accumulation_steps=accumulation,
+            # A plugin, since accelerate takes a number of the environment over a bare argument.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulation),
         )
     except (ValueError, RuntimeError, NotImplementedError) as error:
         raise InputError(

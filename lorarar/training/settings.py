@@ -49,6 +49,10 @@ class LoraSettings:
         check_shares(processes, self.accumulation, batch_size=self.batch_size)
 
 
+MEMORY_OPTIONS = ("accumulation", "gradient_checkpointing")
+"""Settings that save memory and change nothing else: a training goes on with others, and a LoRA is the same by any."""
+
+
 def check_shares(processes: int, accumulation: int, **batch: int) -> None:
     """Refuse batches that the passes and processes can't share equally, since the mean would be another one."""
     for name, size in batch.items():

@@ -35,7 +35,7 @@ from lorarar.training.joint import check_joint_images
 from lorarar.training.launch import BaseLoading, new_accelerator
 from lorarar.training.loss import merging_loss
 from lorarar.training.pair_data import Draw, PairData, Parts, load_parts
-from lorarar.training.settings import DEFAULT_EVERY
+from lorarar.training.settings import DEFAULT_EVERY, MEMORY_OPTIONS
 from lorarar.training.state import StateFile
 
 WEIGHT_DECAY = 0.01  # AdamW's, as PyTorch has it
@@ -169,9 +169,10 @@ def _record(inputs: TrainingInputs, settings: HyperSettings) -> dict[str, Any]:
 def _identity(inputs: TrainingInputs, settings: HyperSettings, record: dict[str, Any]) -> dict[str, Any]:
     """Return what must be the same for a training to go on: the options, and the weights, LoRAs and images themselves.
 
-    The steps may be others where the rate does not depend on them.
+    The steps may be others where the rate does not depend on them, and so may what saves memory and the toolkit.
     """
-    same = {name: value for name, value in record.items() if name != "steps" or settings.lr_schedule != "constant"}
+    others = {"toolkit_version", *MEMORY_OPTIONS} | ({"steps"} if settings.lr_schedule == "constant" else set())
+    same = {name: value for name, value in record.items() if name not in others}
     parts = [part for part in (inputs.parts.train, inputs.parts.validation) if part is not None]
     banks = [role.bank.digest() for part in parts for role in (part.contents, part.styles)]
     drawn = [[path.parent.name, file_digest(path)] for path in inputs.joint_images]  # by the pair, which names a folder

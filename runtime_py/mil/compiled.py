@@ -37,7 +37,7 @@ def read_compiled(folder: Path, model: Callable[[], Any]) -> Any:
         raise InputError(f"{told} does not describe a model; copy the model again")
     try:
         _describe(spec, data[0] if data else {}, told)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{told} does not describe a model; copy the model again") from error

@@ -223,7 +223,7 @@ def test_runs_that_say_otherwise_are_averaged_pair_by_pair(results: Results) -> 
     assert float(direct["average case"]) == float(learned["average case"]) == pytest.approx((3 + 10) / 32)
     difference = table["differences"][0]
     names = ("average case", "average case low", "average case high")
-    assert [float(difference[name]) for name in names] == [0, 0, 0]
+    assert [difference[name] for name in names] == ["0.0", "", ""]  # which says nothing of others
 
 
 SETTINGS = ("base", "base_digest", "dataset", "files_digest", "split", "images", "steps", "dtype", "embedder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from export.golden import write_golden_image
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline, open_unet
 from lorarar.errors import InputError
+from lorarar.layout import UNET
+from lorarar.lora import LoRA, LoraLayer
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -80,6 +83,33 @@ def test_a_loaded_base_that_is_not_on_the_cpu_is_refused(network: str, shallow_p
         with pytest.raises(InputError, match="`base` is on meta"):
             export.unet(pipeline.unet, target="onnx", rank=2, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_loaded_base_is_taken_once(
+    whole: bool, shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export that was stopped may have added a LoRA already, which another one would add again."""
+    pipeline, out = open_pipeline(str(shallow_pipeline), False, torch.float32), tmp_path / "out"
+    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    width = pipeline.unet.get_submodule(layer).in_features
+    lora = LoRA({UNET + layer: LoraLayer(np.ones((1, width), np.float32), np.ones((width, 1), np.float32))})
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(write, "_golden_image", lambda *_: {})
+    monkeypatch.setattr(write, "text_graph", stopped)
+    monkeypatch.setattr(write, "_write_unet", stopped)
+    made = {
+        True: partial(export.pipeline, pipeline, target="onnx", untrained=True, rank=2, out=out),
+        False: partial(export.unet, pipeline.unet, target="onnx", fused=lora, out=out),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        made[whole]()
+    for again in made.values():
+        with pytest.raises(InputError, match="`base` was used up by an export"):
+            again()
 
 
 @pytest.mark.parametrize(("base", "name"), [("owner/name", "owner/name"), ("FILE", "model.safetensors")])

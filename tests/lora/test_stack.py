@@ -125,6 +125,11 @@ def test_loras_that_do_not_fit_are_refused(layout: Layout) -> None:
         stack([lora, lora], layout, 2, 5)
     with pytest.raises(InputError, match="3 LoRAs, but there is room for 2; export with `loras` 3"):
         stack([lora, lora, lora], layout, 2)
+    with pytest.raises(InputError, match="9 LoRAs, but there is room for 8; merge some into one LoRA first"):
+        stack([lora] * 9, layout, 8)
+    large = random_lora(layout, (520,), 2)
+    with pytest.raises(InputError, match=r"need 1040 ranks, but there is room for 4; cut a LoRA with lorarar\.resize"):
+        stack([large, large], layout, 2, 4)
     with pytest.raises(InputError, match="none of its 1 layers is one that this bundle of tiny takes"):
         stack([LoRA({"unet.other.to_q": lora.layers[name]})], layout)
 

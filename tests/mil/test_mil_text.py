@@ -170,6 +170,7 @@ def test_changed_letters_never_escape(seed: int, package: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     "told",
     [
+        '[{"specificationVersion": 1e999}]',
         *("[]", "{}", "[[]]", "[1]", '[{"inputSchema": 3}]', '[{"inputSchema": [{}], "outputSchema": []}]'),
         '[{"inputSchema": [{"name": "x", "type": "MultiArray", "dataType": "Float32", "shape": "'
         + "[" * 20_000

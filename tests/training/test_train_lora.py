@@ -228,6 +228,15 @@ def test_state_of_another_training(components: Components, images: tuple[Path, .
             train(components, pictures, prompt, settings, state=state)
 
 
+def test_a_training_goes_on_with_less_memory(components: Components, images: tuple[Path, ...], tmp_path: Path) -> None:
+    """As after memory has run out: neither option changes a step."""
+    state, settings = tmp_path / "state.safetensors", replace(SETTINGS, steps=3)
+    train(components, images, "a sks dog", replace(settings, steps=1), state=state)
+    less = replace(settings, gradient_checkpointing=True, accumulation=2)
+    resumed = train(components, images, "a sks dog", less, state=state)
+    assert largest_difference(resumed, train(components, images, "a sks dog", settings)) < 1e-2  # as in accumulation's
+
+
 def test_state_of_another_base(components: Components, images: tuple[Path, ...], tmp_path: Path) -> None:
     """One of the same UNet may encode otherwise, and have another schedule."""
     state, first = tmp_path / "state.safetensors", replace(SETTINGS, steps=1)

@@ -101,6 +101,15 @@ def test_command_dataset_in_processes(tiny_pipeline: Path, components: Component
     assert not bad.lora.exists()
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_diverged_training_is_told_in_the_command_s_words(jobs: str, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Its error is made anew with the flags, and in another process it is pickled."""
+    folder = save_tiny_dataset(tmp_path / "data")
+    given = ["--base", str(tiny_pipeline), "--dataset", str(folder), *FAST, "--only", "content_0,style_1"]
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; lower --learning-rate"):
+        main([*given, "--learning-rate", "1e30", "--jobs", jobs])
+
+
 ONE = ["--images", "x", "--prompt", "p", "-o", "o.safetensors"]
 BAD: dict[str, tuple[list[str], str]] = {
     "nothing": ([], "--images is missing; give --images, --prompt and --out, or --dataset"),

@@ -18,8 +18,9 @@ from PIL import Image, ImageOps
 from lorarar.base.components import Components
 from lorarar.commands.train import main
 from lorarar.errors import InputError
-from lorarar.training import dreambooth
+from lorarar.training import dreambooth, trainer
 from lorarar.training.hyper_settings import HyperSettings
+from lorarar.training.launch import new_accelerator
 from lorarar.training.trainer import WEIGHT_DECAY, _Training, train_predictor
 
 FAST = HyperSettings(steps=4, hidden=8, batch_pairs=2, combinations=None, validate_every=4, validation_draws=1)
@@ -54,6 +55,24 @@ def test_a_falling_rate_belongs_to_its_number_of_steps(world: World, tmp_path: P
     train_predictor(world.inputs(), falling, state=tmp_path / "cosine")
     with pytest.raises(InputError, match=r"other settings \(steps\)"):
         train_predictor(world.inputs(), replace(falling, steps=6), state=tmp_path / "cosine")
+
+
+def test_a_training_goes_on_with_less_memory_and_with_another_version(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(FAST, batch_pairs=2)
+    train_predictor(world.inputs(), replace(settings, steps=1), state=tmp_path / "state")
+    monkeypatch.setattr(trainer, "__version__", "9.9")
+    less = replace(settings, gradient_checkpointing=True, accumulation=2)
+    resumed = train_predictor(world.inputs(), less, state=tmp_path / "state").predictor.state_dict()
+    for name, value in train_predictor(world.inputs(), settings).predictor.state_dict().items():
+        torch.testing.assert_close(resumed[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_environment_does_not_change_how_a_batch_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    for passes in (1, 2):
+        assert new_accelerator(torch.device("cpu"), "no", passes).gradient_accumulation_steps == passes
 
 
 def of_the_dataset(folder: Path, pairs: Path) -> Path:
