@@ -65,8 +65,10 @@ class TextEncoder(nn.Module):
             return y.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2).flatten(0, 1)
 
         query, key, value = heads(attn.q_proj(x)), heads(attn.k_proj(x)), heads(attn.v_proj(x))
-        tokens = x.shape[1]  # fewer than a text encoder for long prompts has places for
-        scores = torch.bmm(query * attn.scale, key.transpose(1, 2)) + self.mask[None, :tokens, :tokens]
+        tokens = x.shape[1]
+        # A text encoder for long prompts has more places. The usual one's graph has no slice.
+        mask = self.mask if tokens == len(self.mask) else self.mask[:tokens, :tokens]
+        scores = torch.bmm(query * attn.scale, key.transpose(1, 2)) + mask[None]
         mixed = torch.bmm(F.softmax(scores, dim=-1), value)
         return attn.out_proj(mixed.unflatten(0, (-1, attn.num_heads)).transpose(1, 2).flatten(2))
 
