@@ -251,6 +251,16 @@ def test_what_a_merge_needs_is_looked_at_before_anything_is_converted(
         merge([*both, *given, "--convert", "4", "-o", str(tmp_path / "out.safetensors")])
 
 
+@pytest.mark.parametrize("method", ["ssr", "ssr-text"])
+def test_a_method_that_runs_the_base_is_asked_for_no_layout_before(method: str, tmp_path: Path) -> None:
+    """A hub id has none by its name; so the next thing that is wrong is told."""
+    (tmp_path / "damaged.safetensors").write_bytes(b"no LoRA")
+    given = [str(tmp_path / "damaged.safetensors")] * 2 + ["--method", method, "--base", "owner/name"]
+    prompts = ["--content-prompt", "a sks dog", "--style-prompt", "a dog in ink style"]
+    with pytest.raises(InputError, match=r"damaged\.safetensors"):
+        merge([*given, *prompts, "--convert", "4", "-o", str(tmp_path / "out.safetensors")])
+
+
 def test_of_layers_that_lose_alike_the_first_is_named() -> None:
     names = [f"lora_unet_up_blocks_1_attentions_{index}_proj_in" for index in range(3)]
     names += [f"lora_unet_down_blocks_{block}_attentions_{index}_proj_in" for block in (1, 2) for index in range(2)]
