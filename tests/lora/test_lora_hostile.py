@@ -9,6 +9,7 @@ from pathlib import Path
 import make_golden_lora as golden
 import numpy as np
 import pytest
+import torch
 from lora_mutations import MUTATIONS, pack
 
 from lorarar.command_line import run_command
@@ -171,3 +172,10 @@ def test_half_a_character_is_refused_as_safetensors_does(tmp_path: Path, metadat
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(InputError, match=r"a\.safetensors.*not UTF-8 text"):
         read_lora(path)
+
+
+def test_a_sparse_tensor_is_refused() -> None:
+    """numpy has no form of it."""
+    name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    with pytest.raises(InputError, match=r"can't be read .*; give whole tensors"):
+        read_lora({f"{name}.lora_A.weight": torch.eye(4).to_sparse(), f"{name}.lora_B.weight": torch.eye(4)})

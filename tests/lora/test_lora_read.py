@@ -7,7 +7,6 @@ from pathlib import Path
 import make_golden_lora as golden
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file
 
 from lorarar.errors import InputError
@@ -177,12 +176,6 @@ def test_an_alpha_tensor_wins_over_the_metadata(tmp_path: Path) -> None:
 def test_spellings_of_one_module(tmp_path: Path, written: str, meant: str | None) -> None:
     meant = meant or f"{written}.0"
     assert set(read_lora(write(tmp_path / "a.safetensors", peft(written))).layers) == {meant}
-
-
-def test_a_sparse_tensor_is_refused() -> None:
-    """numpy has no form of it."""
-    with pytest.raises(InputError, match=r"can't be read .*; give whole tensors"):
-        read_lora({f"{TO_Q}.lora_A.weight": torch.eye(4).to_sparse(), f"{TO_Q}.lora_B.weight": torch.eye(4)})
 
 
 def test_peft_names_with_the_adapters_name(tmp_path: Path) -> None:
