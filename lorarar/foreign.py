@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from lorarar.errors import InputError, first_of
-from lorarar.lora.dialects import CONVERT, Key, TensorRole, foreign_format
+from lorarar.lora.dialects import CONVERT, WRAPPED, Key, TensorRole, foreign_format
 from lorarar.lora.names import is_convolution
-from lorarar.lora.read import WRAPPED, Opened, configured_scale, named_twice, parse_name, read_alpha
+from lorarar.lora.read import Opened, configured_scale, named_twice, parse_name, read_alpha
 from lorarar.lora.tensors import shorten
 
 Shape = tuple[int, ...]

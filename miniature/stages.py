@@ -359,13 +359,18 @@ def publish(plan: BuildPlan) -> Path:
     return plan.output
 
 
+def refuse_strange(folder: Path, mark: str) -> None:
+    """Refuse a folder with anything in it but the file `mark`, which a build writes into its own."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
+        raise InputError(f"{folder} holds other things; give a new or empty folder, or one that a build has written")
+
+
 def check_output(folder: Path, work: Path) -> None:
     """Refuse an output folder with anything in it that is no miniature, or with the work folder: it would be removed.
 
     The build fills the work folder, so the output is no part of that either.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / TIMES).is_file():
-        raise InputError(f"{folder} holds other things; give a new or empty folder, or one that a build has written")
+    refuse_strange(folder, TIMES)
     there, working = folder.resolve(), work.resolve()
     if working in (there, *there.parents) or there in working.parents:
         raise InputError(f"`out` {folder} and `work` {work} are one within the other; give folders beside each other")

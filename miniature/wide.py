@@ -4,8 +4,6 @@ published.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 from lorarar.errors import InputError
 from lorarar.training.dataset import DATASET_FILE
 from miniature.references import wide_sides, write_wide_dataset
-from miniature.stages import BuildPlan, base_of, digests_of, noted, train_loras
+from miniature.stages import BuildPlan, base_of, digests_of, noted, refuse_strange, train_loras
 
 NOTE = "wide.json"
 
@@ -33,25 +31,20 @@ def write_wide(plan: BuildPlan, base: Path, part: str = "test") -> Path:
 
 
 def _claim(plan: BuildPlan, base: Path, part: str) -> None:
-    """Note in the output what it is for; refuse a folder that is for something else."""
+    """Note in the output what it is for; refuse a folder that is for something else.
+
+    The drawings are noted too: a folder of an earlier toolkit may have other subjects under the same names.
+    """
     about: dict[str, Any] = {
         "part": part,
-        "drawings": _digest(part),
+        "drawings": [{name: asdict(item) for name, item in side.items()} for side in wide_sides(part)],
         "seed": plan.seed,
         "base": digests_of(base),
         "loras": {only: asdict(settings) for only, settings in plan.lora_settings().items()},
     }
-    note = plan.output / NOTE
-    if not note.is_file() and plan.output.is_dir() and any(plan.output.iterdir()):
-        raise InputError(f"{plan.output} holds other things; give a new or empty folder, or one that this has written")
-    different = list(noted(note, about))
+    refuse_strange(plan.output, NOTE)
+    different = list(noted(plan.output / NOTE, about))
     if different:
         raise InputError(
             f"{plan.output}: this folder holds another dataset ({', '.join(different)}); name a new folder"
         )
-
-
-def _digest(part: str) -> str:
-    """Return a digest of what is drawn: a folder of an earlier toolkit may have other subjects under the same names."""
-    drawn = [{name: asdict(item) for name, item in side.items()} for side in wide_sides(part)]
-    return hashlib.sha256(json.dumps(drawn, sort_keys=True, default=str).encode()).hexdigest()

@@ -19,7 +19,7 @@ from lorarar import merging
 from lorarar.base.attach import fused
 from lorarar.base.components import Components, encode_prompts
 from lorarar.composed import COMPOSED_SHARE
-from lorarar.errors import InputError, first_of
+from lorarar.errors import InputError
 from lorarar.evaluation.composed import composed, composed_start, composite, remembered
 from lorarar.evaluation.generate import PutOn
 from lorarar.evaluation.method_names import COMPOSED_START, METHODS, sampling_of
@@ -287,27 +287,9 @@ def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
         means = mean_coefficients(bench, options)
         options, parameters = replace(options, constants=means, predict=None), 2 * len(means)
         # What the means follow from: their last bits are the processor's.
-        trained = [file_digest(entry.lora) for role in _training_part(bench) for entry in role]
+        trained = [file_digest(entry.lora) for role in bench.dataset.part(bench.split, "train") for entry in role]
         facts["constants"] = {"pairs": MEAN_PAIRS, "seed": bench.seed, "files": trained}
     return Evaluated(name, _merging("learned", options, parameters), facts)
-
-
-def _training_part(bench: Workbench) -> tuple[list[Content], list[Style]]:
-    """Return the training part's contents and styles. Raises InputError for none, and for one without its LoRA file."""
-    contents, styles = bench.dataset.part(bench.split, "train")
-    if not contents or not styles:
-        raise InputError(
-            f"learned-mean is a mean over training pairs, and the split {bench.split!r} has none; choose another "
-            "`split`, or train constants (`lorarar train --predictor constant`) and name them with `hypernets`"
-        )
-    entries: list[Content | Style] = [*contents, *styles]
-    missing = [entry.name for entry in entries if not entry.lora.is_file()]
-    if missing:
-        raise InputError(
-            f"learned-mean is a mean over all training pairs, and {len(missing)} of their LoRA files are not there "
-            f"({first_of(missing)}); `lorarar train-lora --dataset` makes them"
-        )
-    return contents, styles
 
 
 def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tuple[float, float]]:
@@ -315,7 +297,13 @@ def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tupl
 
     Up to MEAN_PAIRS random pairs of the training part. Raises InputError where it is empty or lacks a LoRA file.
     """
-    contents, styles = _training_part(bench)
+    contents, styles = bench.dataset.part(bench.split, "train")
+    if not contents or not styles:
+        raise InputError(
+            f"learned-mean is a mean over training pairs, and the split {bench.split!r} has none; choose another "
+            "`split`, or train constants (`lorarar train --predictor constant`) and name them with `hypernets`"
+        )
+    bench.dataset.check_loras([*contents, *styles])
     found: dict[str, list[np.ndarray]] = {}
     for content, style in choose_pairs(len(contents), len(styles), MEAN_PAIRS, bench.seed):
         pair = bench.pair(contents[content], styles[style])

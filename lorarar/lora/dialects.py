@@ -18,6 +18,7 @@ _UNET_ROOTS = (
 _TEXT_ROOTS = ("text_model", "text_projection", "encoder")
 MAX_KEY = 512  # characters; real ones have up to 130, and PEFT's patterns are matched in cubic time
 _PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
+WRAPPED = "base_model.model."  # what PEFT puts before the names of its own files, and nobody else does
 
 
 class TensorRole(Enum):
@@ -67,12 +68,12 @@ def full_name(module: str, component: str) -> str | None:
 
     `component` ("" if unknown) is that of names without one. Raises AmbiguousName for a text encoder's that needs it.
     """
-    rest = module.removeprefix("base_model.model.")
+    rest = module.removeprefix(WRAPPED)
     while rest.startswith("unet."):  # some diffusers releases wrote `unet.unet.`
         rest, component = rest.removeprefix("unet."), "unet"
     for text in ("text_encoder", "text_encoder_2"):
         if rest.startswith(f"{text}."):
-            rest, component = rest.removeprefix(f"{text}.").removeprefix("base_model.model."), text
+            rest, component = rest.removeprefix(f"{text}.").removeprefix(WRAPPED), text
     root = rest.partition(".")[0]
     if root in _UNET_ROOTS and component in ("", "unet"):
         return f"unet.{rest}" + (".0" if rest.endswith(".to_out") else "")

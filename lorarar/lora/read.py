@@ -14,7 +14,17 @@ import numpy as np
 
 from lorarar.errors import InputError, describe_os_error, first_of
 from lorarar.lora.codes import Factor, peak
-from lorarar.lora.dialects import DIALECTS, FACTOR, KNOWN, AmbiguousName, Key, TensorRole, foreign_format, parse_key
+from lorarar.lora.dialects import (
+    DIALECTS,
+    FACTOR,
+    KNOWN,
+    WRAPPED,
+    AmbiguousName,
+    Key,
+    TensorRole,
+    foreign_format,
+    parse_key,
+)
 from lorarar.lora.layers import Blocks, StoredLayer
 from lorarar.lora.names import is_convolution
 from lorarar.lora.peft_config import PeftScaling, config_component, metadata_scalings, parse_config
@@ -26,7 +36,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-WRAPPED = "base_model.model."  # what PEFT puts before the names of its own files, and nobody else does
 _MAX_CONFIG_BYTES = 10_000_000
 _CONFIGURED = ("peft", "diffusers")
 """The dialects whose files carry PEFT's configuration; diffusers and ComfyUI ignore it for kohya's names."""

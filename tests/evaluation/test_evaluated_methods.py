@@ -228,5 +228,5 @@ def test_a_mean_over_training_pairs_needs_all_of_them(case: Case, tmp_path: Path
     name = parts.contents["train"][0]
     untrained = replace(work.dataset.contents[name], lora=tmp_path / "missing.safetensors")
     half = replace(work.dataset, contents=work.dataset.contents | {name: untrained})
-    with pytest.raises(InputError, match=rf"1 of their LoRA files are not there \({name}\)"):
+    with pytest.raises(InputError, match=rf"1 of 5 LoRA files are missing \({name}\); make them with"):
         mean_coefficients(replace(work, dataset=half), options)
