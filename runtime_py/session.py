@@ -6,11 +6,12 @@ strength, a block weight or another method is a multiplication.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import RLock
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -52,6 +53,22 @@ MERGES = ("learned", "direct", "k-lora")
 GIVEN = "given coefficients"
 """What the method of a merge by coefficients that were known already is called."""
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _one_at_a_time(
+    method: Callable[Concatenate[Session, P], R],
+) -> Callable[Concatenate[Session, P], R]:
+    """Let a method of a session wait until another thread has finished one."""
+
+    @wraps(method)
+    def waiting(self: Session, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._busy:
+            return method(self, *args, **kwargs)
+
+    return waiting
+
 
 class Session:
     """A bundle at work.
@@ -59,11 +76,12 @@ class Session:
     `threads` None leaves their number to the runtime. With `keep`, every component that was run stays loaded, and the
     next image or merge starts at once; without, each is freed after its use and only the UNet stays for a whole image,
     as a phone must do with a large bundle. None keeps the components of bundles up to KEEP_BYTES. Tokenizers always
-    stay.
+    stay. Loading, merging and drawing by several threads go one after the other: most runtimes take one run at a time.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None, keep: bool | None = None) -> None:
         self.bundle = bundle
+        self._busy = RLock()  # not a plain lock: `on_step` may merge for the next image
         self.notes: tuple[str, ...] = ()
         """What the last merge, and the image drawn since, had to leave out, one sentence each."""
         self._runners = Runners(bundle, threads, bundle.nbytes <= KEEP_BYTES if keep is None else keep)
@@ -106,6 +124,7 @@ class Session:
         """What share of each loaded LoRA's ‖ΔW‖² is carried, by part; measured in the background since `load`."""
         return () if self._shares is None else self._shares.result()
 
+    @_one_at_a_time
     def load(self, loras: Sequence[LoraSource]) -> None:
         """Choose the LoRAs, in the place of those chosen before: a content and a style, then others beside them.
 
@@ -121,6 +140,7 @@ class Session:
         self._shares = pool.submit(lambda: tuple(carried(lora, layout) for lora in read))
         pool.shutdown(wait=False)
 
+    @_one_at_a_time
     def merge(
         self,
         method: str = "learned",
@@ -161,6 +181,7 @@ class Session:
         self._how = f"{what}, strengths {', '.join(f'{strength:g}' for strength in given)}"
         self.notes = self._merge_notes
 
+    @_one_at_a_time
     def merged(self) -> Merged:
         """Return the merge as an ordinary LoRA, whole: also the layers that the UNet's adapter leaves out.
 
@@ -215,6 +236,7 @@ class Session:
         )
         return Image.fromarray(self.draw(request, schedule, on_step=on_step).image)
 
+    @_one_at_a_time
     def draw(
         self,
         request: Request,
@@ -228,6 +250,7 @@ class Session:
             on_stage("merging", 0, 1)
         return self._draw(request, [self._blend(by_step)], [by_step or self._strengths], on_step, on_stage)[0]
 
+    @_one_at_a_time
     def draw_strengths(
         self,
         request: Request,

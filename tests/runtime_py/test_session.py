@@ -7,8 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import types
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +83,29 @@ def test_what_is_drawn_follows_the_loras(folder: Path, opened: list[str]) -> Non
     assert len({image.tobytes() for image in images}) == len(images)
     session.load([])
     np.testing.assert_array_equal(pixels(session), base)
+
+
+def test_threads_draw_one_after_the_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most runtimes take one run at a time. `on_step` may merge, for the next image."""
+    running = threading.Lock()
+
+    class Slow(StandIn):
+        def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            assert running.acquire(blocking=False), "two runs at once"
+            try:
+                time.sleep(0.002)
+                return super().run(inputs)
+            finally:
+                running.release()
+
+    monkeypatch.setattr(onnx, "BACKEND", stand_in_backend(Slow))
+    session = Bundle.open(folder).session()
+    session.load([CONTENT, STYLE])
+    alone = [pixels(session, seed=seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        merging = {"on_step": lambda *_: session.merge("learned")}
+        together = list(pool.map(lambda seed: pixels(session, seed=seed, **merging), range(4)))
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_components_stay_loaded_in_small_bundles_alone(folder: Path, opened: list[str]) -> None:
