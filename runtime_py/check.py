@@ -12,7 +12,7 @@ import numpy as np
 
 from lorarar.errors import InputError
 from lorarar.layout import ADAPTER, COEFFICIENTS, ROLES
-from runtime_py.backends import Runner, Runners, open_runners
+from runtime_py.backends import Runner, Runners, ways_to_run
 from runtime_py.component import Golden, read_golden
 from runtime_py.golden import golden_inputs, sample
 from runtime_py.parity import (
@@ -98,18 +98,20 @@ def check_component(bundle: Bundle, name: str, on_text: OnText = lambda _: None)
     """
     component = bundle.component(name)
     allowed, golden = component.tolerance, component.golden()
-    runners = open_runners(bundle, name)
     inputs: dict[str, np.ndarray] = {}
     rows: list[CheckRow] = []
-    while True:
+    try:
+        ways = ways_to_run(bundle, name)
+    except InputError as error:
+        return [CheckRow(name, "", "", "not_run", str(error), (), allowed)]
+    for load in ways:
         on_text(f"{name}: loading")
         start = time.perf_counter()
         try:
-            runner = next(runners, None)
+            runner = load()
         except InputError as error:
-            return [*rows, CheckRow(name, "", "", "not_run", str(error), (), allowed)]
-        if runner is None:
-            return rows
+            rows.append(CheckRow(name, "", "", "not_run", str(error), (), allowed))
+            continue
         load_s = time.perf_counter() - start
         # Not before: a runner refuses sizes that are not its artifact's, and nothing of such a size is allocated.
         inputs = inputs or golden_inputs(component)
@@ -123,6 +125,7 @@ def check_component(bundle: Bundle, name: str, on_text: OnText = lambda _: None)
             rows.append(CheckRow(name, runner.runtime, runner.version, "not_run", str(error), (), allowed, load_s))
         else:
             rows.append(_row(name, _facts(runner), allowed, found, load_s, run_s))
+    return rows
 
 
 def compare_with_golden(

@@ -6,7 +6,7 @@ it loads an artifact. Importing the file imports no toolchain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pkgutil import iter_modules
@@ -35,6 +35,10 @@ class Runner(Protocol):
         ...
 
 
+Way = Callable[[], Runner]
+"""Loads an artifact in one of the ways that a machine has. Raises InputError where the runtime refuses it."""
+
+
 @dataclass(frozen=True)
 class Backend:
     """What runs the artifacts of one target."""
@@ -42,7 +46,7 @@ class Backend:
     packages: tuple[str, ...]  # what must be installed
     extra: str  # the extra of this project that brings them
     load: Callable[[], object]  # imports the toolchain
-    runners: Callable[[Component, int | None], Iterable[Runner]]  # as `open_runners`, once the toolchain is loaded
+    ways: Callable[[Component, int | None], Sequence[Way]]  # as `ways_to_run`, once the toolchain is loaded
 
 
 def targets() -> tuple[str, ...]:
@@ -63,17 +67,17 @@ def load_backend(target: str) -> Backend:
     return backend
 
 
-def open_runners(bundle: Bundle, name: str = "hypernet", threads: int | None = None) -> Iterator[Runner]:
-    """Load a component in every way that this machine can run it, each when it is asked for; the first is the closest
-    to a device. `threads` None leaves the number to the runtime. Raises InputError as `Bundle.verified`.
+def ways_to_run(bundle: Bundle, name: str = "hypernet", threads: int | None = None) -> Sequence[Way]:
+    """Return the ways in which this machine can run a component, each of which loads it; the first is the closest to a
+    device. `threads` None leaves the number to the runtime. Raises InputError as `Bundle.verified` and `load_backend`.
     """
     component = bundle.verified(name)
-    yield from load_backend(bundle.manifest["target"]).runners(component, threads)
+    return load_backend(bundle.manifest["target"]).ways(component, threads)
 
 
 def open_runner(bundle: Bundle, name: str = "hypernet", threads: int | None = None) -> Runner:
-    """Load a component in the first of the ways of `open_runners`."""
-    return next(open_runners(bundle, name, threads))
+    """Load a component in the first of the ways of `ways_to_run`."""
+    return ways_to_run(bundle, name, threads)[0]()
 
 
 @dataclass

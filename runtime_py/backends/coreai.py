@@ -7,10 +7,11 @@ toolchains in one process of the tests it also ended once by SIGSEGV, whose caus
 from __future__ import annotations
 
 import sys
+from functools import partial
 from importlib.metadata import version
 
 from lorarar.toolchains import require_coreai
-from runtime_py.backends import Backend
+from runtime_py.backends import Backend, Way
 from runtime_py.component import Component
 from runtime_py.processes import ProcessRunner
 
@@ -20,11 +21,11 @@ NO_APPLE = (
 )
 
 
-def runners(component: Component, threads: int | None) -> list[ProcessRunner]:
-    """Load a program. `threads` can't be given: the interpreter has one, and Apple's systems decide for themselves."""
+def ways(component: Component, threads: int | None) -> list[Way]:
+    """Return the one way. `threads` can't be given: the interpreter has one, and Apple's systems decide themselves."""
     del threads
     runtime, note = ("Core AI", "") if sys.platform == "darwin" else ("Core AI (Linux, CPU)", NO_APPLE)
-    return [ProcessRunner(component, "runtime_py.coreai_worker", runtime, version("coreai-core"), note)]
+    return [partial(ProcessRunner, component, "runtime_py.coreai_worker", runtime, version("coreai-core"), note)]
 
 
-BACKEND = Backend(("coreai",), "coreai", require_coreai, runners)
+BACKEND = Backend(("coreai",), "coreai", require_coreai, ways)

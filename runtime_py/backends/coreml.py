@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from lorarar import __version__
 from lorarar.toolchains import import_coremltools
-from runtime_py.backends import Backend, checked_inputs, checked_outputs, unusable
+from runtime_py.backends import Backend, Way, checked_inputs, checked_outputs, unusable
 from runtime_py.component import Component
 from runtime_py.mil import Program
 from runtime_py.mil.values import TensorType
@@ -72,17 +73,15 @@ def _units(name: str) -> Any:
     }[name]
 
 
-def runners(component: Component, threads: int | None) -> Iterator[CoreMLRunner | EvaluatorRunner]:
-    """Load a component in Core ML where there is one, and in the evaluator: in fp16, which predicts a device, and fp32.
+def ways(component: Component, threads: int | None) -> list[Way]:
+    """Return Core ML where there is one, and the evaluator: in fp16, which predicts a device, and in fp32.
 
     `threads` can't be given to either: Core ML decides for itself, and numpy's BLAS by OPENBLAS_NUM_THREADS.
     """
     del threads
-    if sys.platform == "darwin":
-        yield CoreMLRunner(component)
-    if any(spec.dtype is np.float16 for spec in component.outputs):
-        yield EvaluatorRunner(component, "fp16")
-    yield EvaluatorRunner(component, "fp32")
+    apple = [partial(CoreMLRunner, component)] if sys.platform == "darwin" else []
+    half = any(spec.dtype is np.float16 for spec in component.outputs)
+    return [*apple, *(partial(EvaluatorRunner, component, mode) for mode in (("fp16", "fp32") if half else ("fp32",)))]
 
 
 def load() -> None:
@@ -91,7 +90,7 @@ def load() -> None:
         import_coremltools()
 
 
-BACKEND = Backend(("coremltools",), "coreml", load, runners)
+BACKEND = Backend(("coremltools",), "coreml", load, ways)
 
 
 def _check_signature(component: Component, program: Program) -> None:

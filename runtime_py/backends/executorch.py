@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -60,7 +61,10 @@ def load() -> None:
 
 
 BACKEND = Backend(
-    ("executorch", "torch"), "executorch", load, lambda component, threads: [ExecuTorchRunner(component, threads)]
+    ("executorch", "torch"),
+    "executorch",
+    load,
+    lambda component, threads: [partial(ExecuTorchRunner, component, threads)],
 )
 
 

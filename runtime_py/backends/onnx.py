@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class OnnxRunner:
 
 
 BACKEND = Backend(
-    ("onnxruntime",), "onnx", import_onnxruntime, lambda component, threads: [OnnxRunner(component, threads)]
+    ("onnxruntime",), "onnx", import_onnxruntime, lambda component, threads: [partial(OnnxRunner, component, threads)]
 )
 
 

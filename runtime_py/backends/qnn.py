@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
+from functools import partial
 
-from runtime_py.backends import Backend
+from runtime_py.backends import Backend, Way
 from runtime_py.component import Component
 from runtime_py.processes import ProcessRunner
 from runtime_py.qnn_session import require_qnn, sdk_version
@@ -15,12 +16,12 @@ EMULATED = (
 )
 
 
-def runners(component: Component, threads: int | None) -> list[ProcessRunner]:
-    """Load a context. `threads` mean nothing to an NPU."""
+def ways(component: Component, threads: int | None) -> list[Way]:
+    """Return the one way. `threads` mean nothing to an NPU."""
     del threads
     emulated = platform.machine() != "aarch64"
     runtime, note = ("QNN HTP (emulated)", EMULATED) if emulated else ("QNN HTP", "")
-    return [ProcessRunner(component, "runtime_py.qnn_worker", runtime, sdk_version(), note)]
+    return [partial(ProcessRunner, component, "runtime_py.qnn_worker", runtime, sdk_version(), note)]
 
 
-BACKEND = Backend(("onnxruntime_qnn", "onnxruntime"), "qnn", require_qnn, runners)
+BACKEND = Backend(("onnxruntime_qnn", "onnxruntime"), "qnn", require_qnn, ways)

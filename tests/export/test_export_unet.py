@@ -30,7 +30,7 @@ from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, write_lora
 from lorarar.toolchains import quiet_toolchains
-from runtime_py.backends import open_runner, open_runners
+from runtime_py.backends import open_runner, ways_to_run
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_bundle
 from runtime_py.lint import lint_bundle
@@ -90,7 +90,7 @@ def test_an_adapter_gives_what_diffusers_gives_with_that_lora(
     unet.load_lora_adapter(str(path), prefix="unet")
     want = with_diffusers(unet, given(bundle, lora))
     assert psnr_db(want, base) < 20, "the LoRA must change the output, or the comparison says nothing"
-    for session in open_runners(bundle, "unet"):
+    for session in (load() for load in ways_to_run(bundle, "unet")):
         first = run(session, given(bundle, lora))
         assert close(first, want, target, precision), session.runtime
         # Another adapter in the same session, then the first one again: nothing is kept from a run.
@@ -261,7 +261,7 @@ def test_the_last_time_is_as_exact_as_any_in_half_precision(
     for time in (999.0, 998.5):
         inputs = given(bundle, None) | at_time(time, component)
         want = with_diffusers(tiny_unet(shallow_pipeline), inputs, [time])
-        for session in open_runners(bundle, "unet"):
+        for session in (load() for load in ways_to_run(bundle, "unet")):
             assert close(run(session, inputs), want, target, "fp16"), session.runtime
 
 

@@ -18,7 +18,7 @@ from lorarar.base.names import load_layout
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA
 from lorarar.stack import stack
-from runtime_py.backends import open_runner, open_runners
+from runtime_py.backends import open_runner, ways_to_run
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_component
 from runtime_py.golden import golden_inputs
@@ -82,7 +82,7 @@ def test_two_loras_with_coefficients_of_their_own_for_each_image(
     want = by_hand(shallow_pipeline, loras, inputs, layout, inputs)
     swapped = inputs | {name: value[::-1].copy() for name, value in inputs.items() if name.startswith("coefficients_")}
     assert psnr_db(want, by_hand(shallow_pipeline, loras, swapped, layout, inputs)) < 20
-    for session in open_runners(bundle, "unet"):
+    for session in (load() for load in ways_to_run(bundle, "unet")):
         assert close(run(session, inputs), want, target, precision), session.runtime
 
 

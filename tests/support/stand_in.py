@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lorarar.layout import adapter_shapes, coefficient_shapes, fixed, roles_shape
-from runtime_py.backends import Backend, checked_inputs
+from runtime_py.backends import Backend, Way, checked_inputs
 from runtime_py.bundle import Bundle
 from runtime_py.component import Component
 from runtime_py.golden import WITHOUT, sample, summarise
@@ -54,14 +55,14 @@ class StandIn:
         }
 
 
-def stand_in_backend(runners: Any = StandIn) -> Backend:
-    """Make a backend of stand-ins."""
+def stand_in_backend(*runners: Any) -> Backend:
+    """Make a backend of these stand-ins, each a way to run a component; of StandIn alone by default."""
 
-    def one(component: Component, threads: int | None) -> Iterator[Any]:
+    def ways(component: Component, threads: int | None) -> list[Way]:
         del threads
-        yield runners(component)
+        return [partial(runner, component) for runner in runners or (StandIn,)]
 
-    return Backend(("numpy",), "base", lambda: None, one)
+    return Backend(("numpy",), "base", lambda: None, ways)
 
 
 def make_bundle(folder: Path) -> Path:
