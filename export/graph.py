@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lorarar.layout import Shape, StackSize, fixed
+from lorarar.settings import use_plain_numbers
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class ImageSize:
     pixels: int  # of a side
     latent: int  # latent pixels of a side
     batch: int  # 2 runs the prompt and the empty one of classifier-free guidance together
+
+    def __post_init__(self) -> None:
+        use_plain_numbers(self)
 
 
 def golden_roles(stack: StackSize) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from export.targets import find_target
 from lorarar.errors import InputError
 from lorarar.layout import MAX_LORAS, MAX_STACKED_RANK, StackSize
-from lorarar.settings import is_whole
+from lorarar.settings import is_whole, use_plain_numbers
 
 if TYPE_CHECKING:
     from export.graph import ImageSize
@@ -96,6 +96,7 @@ class HypernetOptions:
     unchecked: bool = field(default=False, kw_only=True)  # written without being run, where that would take hours
 
     def __post_init__(self) -> None:
+        use_plain_numbers(self)
         require_stack(self.rank, self.loras)
 
     @property

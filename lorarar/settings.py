@@ -56,6 +56,14 @@ def option_names(settings: Any) -> list[str]:
     return names
 
 
+def use_plain_numbers(settings: Any) -> None:
+    """Put Python's own numbers in the place of numpy's and torch's in a frozen dataclass: no JSON takes theirs."""
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if hasattr(value, "item") and getattr(value, "shape", None) == ():
+            object.__setattr__(settings, item.name, value.item())
+
+
 def is_whole(value: int, least: int, most: int) -> bool:
     """Tell whether a value is a whole number from `least` to `most`, both included."""
     return isinstance(value, Integral) and least <= value <= most

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lorarar.base.names import GUIDANCE, PAPER_GUIDANCE, PAPER_STEPS, STEPS
 from lorarar.composed import COMPOSED_SHARE, check_share
 from lorarar.errors import InputError
-from lorarar.settings import check_at_least, check_seed, setting
+from lorarar.settings import check_at_least, check_seed, setting, use_plain_numbers
 from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.settings import LoraSettings, default_settings
 
@@ -30,6 +30,7 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that no evaluation can have."""
+        use_plain_numbers(self)
         check_at_least(1, images=self.images, steps=self.steps, batch=self.batch)
         check_at_least(1, zip_steps=self.zip_steps, joint_steps=self.joint_steps)
         check_seed(self.seed)

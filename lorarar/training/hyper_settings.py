@@ -9,7 +9,7 @@ from lorarar.base.names import MINIATURE
 from lorarar.errors import InputError
 from lorarar.layout import PAPER_LEARNED, check_kinds
 from lorarar.merging import RULES
-from lorarar.settings import check_at_least, check_choice, check_positive, check_seed, setting, words
+from lorarar.settings import check_at_least, check_choice, check_positive, check_seed, setting, use_plain_numbers, words
 from lorarar.training.settings import PRECISION_HELP, PRECISIONS, check_shares, half_cosine
 
 DISTANCES = {
@@ -47,6 +47,7 @@ class LossSettings:
 
     def __post_init__(self) -> None:
         """Refuse unknown forms and a λ that is no number of 0 or more."""
+        use_plain_numbers(self)
         check_choice(DISTANCES, distance=self.distance)
         check_choice(REGULARISERS, regulariser=self.regulariser)
         if not (math.isfinite(self.weight) and self.weight >= 0):
@@ -104,6 +105,7 @@ class HyperSettings:
 
         Constant coefficients have no network, which positions and normalised inputs are of.
         """
+        use_plain_numbers(self)
         if self.predictor == "constant":
             object.__setattr__(self, "positions", False)
             object.__setattr__(self, "normalise", False)
@@ -152,6 +154,7 @@ class ZipSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that no optimisation can have."""
+        use_plain_numbers(self)
         check_at_least(1, steps=self.steps, batch_pairs=self.batch_pairs)
         if self.loss.joint != "none":
             raise InputError(f"ZipLoRA's loss has no joint term, and `joint` is {self.loss.joint!r}; give none")

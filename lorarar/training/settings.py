@@ -9,7 +9,7 @@ from pathlib import Path
 from lorarar.base.names import MINIATURE
 from lorarar.errors import InputError
 from lorarar.files import check_output, resolved
-from lorarar.settings import check_at_least, check_choice, check_positive, check_seed, setting
+from lorarar.settings import check_at_least, check_choice, check_positive, check_seed, setting, use_plain_numbers
 
 PRECISIONS = ("no", "fp16", "bf16")
 PRECISION_HELP = "number format of the passes and of the frozen weights (default bf16 on a GPU that has it, else no)"
@@ -37,6 +37,7 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that no training can have."""
+        use_plain_numbers(self)
         check_at_least(1, rank=self.rank, steps=self.steps, batch_size=self.batch_size, accumulation=self.accumulation)
         check_positive(5e-5, learning_rate=self.learning_rate)
         check_seed(self.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from untyped import run_untyped
 
 from lorarar.errors import InputError
 from lorarar.training.hyper_settings import HyperSettings, LossSettings
@@ -28,3 +29,9 @@ def test_constant_coefficients_have_nothing_of_a_network() -> None:
     """So that a recipe's defaults for the network are not told of constants."""
     constant = HyperSettings(predictor="constant", positions=True, normalise=True, columns=True)
     assert (constant.positions, constant.normalise, constant.columns) == (False, False, True)
+
+
+def test_settings_of_numpys_numbers_are_those_of_pythons() -> None:
+    """They go into checkpoints, manifests and digests as JSON, which has no numbers of numpy's."""
+    found = run_untyped("numpy_numbers.py")
+    assert len(found) > 5 and [pair for pair in found if pair[0] != pair[1]] == []
