@@ -69,6 +69,7 @@ from export.write import write_hypernet, write_pipeline, write_unet
 from lorarar.base.names import DEFAULT_BASE, GUIDANCE, PAPER_GUIDANCE, with_text_encoders
 from lorarar.base.sources import open_tiny_vae
 from lorarar.errors import InputError
+from lorarar.hypernet.checkpoints import fit_predictor
 from lorarar.layout import TEXT_PARTS
 
 
@@ -94,9 +95,11 @@ def hypernet(
     options = HypernetOptions(
         target, precision, chosen_rank(base, rank, loras), loras=loras, soc=soc, unchecked=unchecked
     )
+    found = chosen_hypernet(base, hypernet, untrained)  # before the base, which may have to be downloaded
     layout = base_layout(base)
-    loaded = chosen_hypernet(base, layout, hypernet, untrained)
-    return write_hypernet(loaded, layout, options, _folder(out, f"hypernet-{layout.base}", options), on_progress)
+    return write_hypernet(
+        fit_predictor(found, layout), layout, options, _folder(out, f"hypernet-{layout.base}", options), on_progress
+    )
 
 
 def unet(
@@ -173,8 +176,9 @@ def pipeline(
     require_start(steps, guidance)
     tiny = None if tiny_vae is None else open_tiny_vae(str(tiny_vae))
     rank = chosen_rank(base, rank, loras)
+    predictor = chosen_hypernet(base, hypernet, untrained, alone=False)
     layout = base_layout(base, adapt)
-    loaded = chosen_hypernet(base, layout, hypernet, untrained, alone=False)
+    loaded = fit_predictor(predictor, layout)
     network, size = chosen_unet(base, precision, untrained, resolution, batch)
     found = chosen_pipeline(base, network, size, untrained, tiny)
     if text_adapters:

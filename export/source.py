@@ -25,7 +25,7 @@ from lorarar.base.sources import (
 )
 from lorarar.base.untrained import SDXL_SCALE
 from lorarar.errors import InputError
-from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor
+from lorarar.hypernet.checkpoints import LoadedPredictor, find_predictor, fit_predictor
 from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, LoraSource, as_lora
@@ -74,13 +74,13 @@ def chosen_rank(base: Base, given: int | None, loras: int = LORAS) -> int:
     return rank
 
 
-def chosen_hypernet(
-    base: Base, layout: Layout, given: Hypernet, untrained: bool, alone: bool = True
-) -> LoadedPredictor:
-    """Return the hypernetwork given, an `untrained` one, or the one that is shipped; InputError as `open_predictor`.
+def chosen_hypernet(base: Base, given: Hypernet, untrained: bool, alone: bool = True) -> LoadedPredictor | None:
+    """Return the hypernetwork given or the one that is shipped, None for `untrained`; InputError as `find_predictor`.
 
     `alone` tells that `untrained` is of the hypernetwork alone; else it is of the base too, which must be a named one.
     """
+    if is_loaded(base):
+        _unet_of(base)
     if given is not None and not isinstance(given, str | PathLike | Hypernetwork):
         told = type(given).__name__ if isinstance(given, nn.Module) else repr(given)
         raise InputError(f"`hypernet` is {told}; give the file of one, or a loaded Hypernetwork")
@@ -90,7 +90,7 @@ def chosen_hypernet(
             raise InputError("`hypernet` has weights of half precision; give hypernet.float()")
     trial = alone or (not is_loaded(base) and base in (MINIATURE, *CONFIGS))
     network = Path(given) if isinstance(given, str | PathLike) else given
-    return open_predictor(base_name(base), layout, network, untrained, trial)
+    return find_predictor(base_name(base), network, untrained, trial)
 
 
 def chosen_unet(
@@ -148,7 +148,7 @@ def chosen_lora(base: Base, layout: Layout, fused: Fused, hypernet: Hypernet, un
     loras = [as_lora(lora) for lora in given]
     if len(loras) < 2:
         return loras[0] if loras else None
-    loaded = chosen_hypernet(base, layout, hypernet, untrained and hypernet is None, alone=False)
+    loaded = fit_predictor(chosen_hypernet(base, hypernet, untrained and hypernet is None, alone=False), layout)
     return merge_loras(loras[0], loras[1], layout, "learned", learned_options(loaded.predictor)).lora
 
 

@@ -49,24 +49,39 @@ def open_predictor(
     untrained: bool = False,
     trial: bool = True,
 ) -> LoadedPredictor:
-    """Find what predicts coefficients for a base: the one given, random weights, or the one that is shipped.
+    """Find what predicts coefficients for a base, by `find_predictor`, and fit it to the base's layout."""
+    return fit_predictor(find_predictor(base, given, untrained, trial), layout)
 
-    `base` is the base's name as the user gave it, `layout` its layout. An `untrained` hypernetwork has the input layers
-    that the layout needs. With neither, the miniature gets the hypernetwork that is shipped with it; for another base
-    that is an error, which advises `untrained` where it is a `trial` that the caller can make. Raises InputError when
-    both or, for another base, none are given, for one that was made for another layout, and as `load_predictor`.
+
+def find_predictor(
+    base: str, given: Path | Hypernetwork | None = None, untrained: bool = False, trial: bool = True
+) -> LoadedPredictor | None:
+    """Return the predictor of coefficients that was given or, for the miniature, the shipped one; None for `untrained`.
+
+    `base` is the base's name as the user gave it; the base itself need not be there yet. For another base one has to be
+    given; the error advises `untrained` where it is a `trial` that the caller can make. Raises InputError when both or,
+    for another base, none are given, and as `load_predictor`.
     """
     if given is not None and untrained:
         raise InputError("`hypernet` and `untrained` exclude each other; give one of them")
     if untrained:
-        widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
-        given = Hypernetwork.untrained(HypernetConfig(widths=widths)).eval()
+        return None
     instead = ", or `untrained` to try it out with random weights" if trial else ""
-    loaded = (
+    return (
         _loaded(given) if isinstance(given, Hypernetwork) else load_predictor(choose_checkpoint(base, given, instead))
     )
-    check_fits(loaded.predictor, layout)
-    return loaded
+
+
+def fit_predictor(found: LoadedPredictor | None, layout: Layout) -> LoadedPredictor:
+    """Return a found predictor, or for None random weights with the input layers that the layout needs.
+
+    Raises InputError for one that was made for another layout.
+    """
+    if found is None:
+        widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
+        found = _loaded(Hypernetwork.untrained(HypernetConfig(widths=widths)).eval())
+    check_fits(found.predictor, layout)
+    return found
 
 
 def check_fits(predictor: Predictor, layout: Layout) -> None:

@@ -28,10 +28,10 @@ from benchmarks.merge_times import (
 )
 from benchmarks.merge_work import MergeWork, case_record, footprint, goal, goals
 from benchmarks.timing import STEADY, Machine, Samples, interleave
-from export.source import chosen_hypernet
 from lorarar.base.names import load_layout
 from lorarar.commands.export import main as export
 from lorarar.errors import InputError
+from lorarar.hypernet.checkpoints import open_predictor
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import Group, Layout
 from lorarar.stack import stack
@@ -137,7 +137,7 @@ def test_a_timed_artifact_computes_what_the_timed_graph_does(
         name: torch.from_numpy(value)
         for name, value in stack([synthetic_lora(layout, RANK, seed) for seed in (0, 1)], layout).inputs.items()
     }
-    hypernet = chosen_hypernet(str(base), layout, None, untrained=True).predictor
+    hypernet = open_predictor(str(base), layout, untrained=True).predictor
     case = _artifact_case(target, str(base), RANK, tmp_path, given, 1)
     with torch.no_grad():
         want = pytorch_cases(hypernet, layout, given)["graph"]()

@@ -59,14 +59,14 @@ def test_a_loaded_unet_is_used_up(shallow_pipeline: Path, tmp_path: Path, monkey
     assert all(value.is_meta for value in unet.parameters())
 
 
-def test_random_weights_are_advised_where_they_can_be_had(layout: Layout) -> None:
+def test_random_weights_are_advised_where_they_can_be_had() -> None:
     """Of a hypernetwork alone for any base; of one with its base, as a pipeline has them, for named bases."""
     with pytest.raises(InputError, match=r"a hypernetwork for sdxl is needed: .*, or `untrained` to try it out"):
-        chosen_hypernet("sdxl", layout, None, untrained=False, alone=False)
+        chosen_hypernet("sdxl", None, untrained=False, alone=False)
     with pytest.raises(InputError, match=r"a hypernetwork for my-folder is needed: .*, or `untrained` to try it out"):
-        chosen_hypernet("my-folder", layout, None, untrained=False)
+        chosen_hypernet("my-folder", None, untrained=False)
     with pytest.raises(InputError, match=r"a hypernetwork for my-folder is needed: give `hypernet`, .* trained one$"):
-        chosen_hypernet("my-folder", layout, None, untrained=False, alone=False)
+        chosen_hypernet("my-folder", None, untrained=False, alone=False)
 
 
 def test_two_loras_are_merged_into_random_weights_by_a_random_hypernetwork(layout: Layout) -> None:
@@ -102,18 +102,19 @@ def test_loras_to_fuse_that_are_none_are_refused(layout: Layout) -> None:
         chosen_lora("miniature", layout, [], None, untrained=False)
 
 
-def test_a_network_that_no_export_can_run_is_refused(layout: Layout) -> None:
+def test_a_network_that_no_export_can_run_is_refused() -> None:
     network = tiny_hypernet().predictor
     assert isinstance(network, Hypernetwork)
     with pytest.raises(InputError, match=r"`hypernet` has weights of half precision; give hypernet.float\(\)"):
-        chosen_hypernet("miniature", layout, copy.deepcopy(network).half(), untrained=False)
+        chosen_hypernet("miniature", copy.deepcopy(network).half(), untrained=False)
     with pytest.raises(InputError, match=r"`hypernet` is on meta; .* give hypernet.to\('cpu'\)"):
-        chosen_hypernet("miniature", layout, copy.deepcopy(network).to("meta"), untrained=False)
+        chosen_hypernet("miniature", copy.deepcopy(network).to("meta"), untrained=False)
 
 
-def test_a_network_at_hand_is_taken_as_it_is(layout: Layout) -> None:
+def test_a_network_at_hand_is_taken_as_it_is() -> None:
     network = tiny_hypernet().predictor
-    assert chosen_hypernet("no-base", layout, network, untrained=False).predictor is network
+    found = chosen_hypernet("no-base", network, untrained=False)
+    assert found is not None and found.predictor is network
 
 
 REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {

@@ -15,10 +15,10 @@ from tiny_world import random_lora, tiny_hypernet
 from export import write
 from export.graph import ImageSize
 from export.options import HypernetOptions, PipelineOptions, Source, UNetOptions
-from export.source import chosen_hypernet
 from export.write import write_hypernet, write_pipeline, write_unet
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline, open_unet
+from lorarar.hypernet.checkpoints import open_predictor
 from lorarar.layout import Layout
 from lorarar.lora import LoRA
 
@@ -109,7 +109,7 @@ def test_of_a_pipeline(change: str, shallow_pipeline: Path, facts: Facts, tmp_pa
         if changed == "tokenizer":
             pipeline.tokenizer.add_tokens(["sks"])
         layout = load_layout(str(shallow_pipeline), "transformer" if changed == "layout" else "attention")
-        hypernet = chosen_hypernet(str(shallow_pipeline), layout, None, untrained=True)
+        hypernet = open_predictor(str(shallow_pipeline), layout, untrained=True)
         hypernet = replace(hypernet, sha256="0" * 64) if changed == "hypernet" else hypernet
         size = ImageSize(64, 16, 1) if changed == "size" else SIZE
         options = replace(PipelineOptions("onnx", "fp32", 2, size, 4, 3.5), **OPTIONS.get(changed, {}))

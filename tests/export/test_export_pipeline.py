@@ -24,7 +24,6 @@ from export.components.text_encoders import text_graph
 from export.golden import write_golden_image
 from export.graph import ImageSize
 from export.options import PipelineOptions, Source, UNetOptions
-from export.source import chosen_hypernet
 from export.targets import TARGETS, bundle_folder, default_targets, find_target
 from export.write import write_pipeline, write_unet
 from lorarar.base.names import load_layout
@@ -33,6 +32,7 @@ from lorarar.commands.export import main
 from lorarar.commands.generate import main as generate
 from lorarar.commands.sheet import main as contact_sheet
 from lorarar.errors import InputError
+from lorarar.hypernet.checkpoints import open_predictor
 from lorarar.layout import StackSize
 from lorarar.lora import write_lora
 from runtime_py.backends import Runners
@@ -59,7 +59,7 @@ def export(
 ) -> Bundle:
     layout = load_layout(str(folder), "transformer")
     pipeline = open_pipeline(str(folder), False, torch.float32)
-    source = Source(pipeline, layout, chosen_hypernet(str(folder), layout, None, untrained=True))
+    source = Source(pipeline, layout, open_predictor(str(folder), layout, untrained=True))
     options = PipelineOptions(target, precision, RANK, size, 4, 3.5, vae_tile=vae_tile, soc=soc_of(target))
     write_pipeline(source, options, out)
     return Bundle.open(out)

@@ -17,11 +17,11 @@ from untyped import run_untyped
 from export import api, bundle, write
 from export.graph import ImageSize
 from export.options import PipelineOptions, Source
-from export.source import chosen_hypernet
 from export.write import write_pipeline, write_unet
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline
 from lorarar.errors import InputError
+from lorarar.hypernet.checkpoints import open_predictor
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def export(
         pipeline.tokenizer_2.pad_token = None
     kind = kind or type(pipeline.scheduler)
     pipeline.register_modules(scheduler=kind.from_config(pipeline.scheduler.config, **scheduler))
-    source = Source(pipeline, layout, hypernet or chosen_hypernet(str(base), layout, None, untrained=True))
+    source = Source(pipeline, layout, hypernet or open_predictor(str(base), layout, untrained=True))
     write_pipeline(source, PipelineOptions("onnx", "fp32", 2, ImageSize(32, 8, 1), steps, 3.5), out)
 
 
@@ -125,6 +125,8 @@ def test_more_pixels_than_a_manifest_allows() -> None:
         ({"out": "thesis"}, "thesis exists and is not a bundle"),
         ({"target": "executorch"}, "executorch is not installed"),
         ({"tiny_vae": "missing"}, "missing: no such folder; give one of an AutoencoderTiny"),
+        ({"hypernet": None}, "a hypernetwork for owner/sdxl is needed: give `hypernet`"),
+        ({"hypernet": "missing.safetensors"}, "no such checkpoint; give the .safetensors file"),
     ],
 )
 def test_what_needs_no_base_is_refused_before_one_is_loaded(

@@ -22,12 +22,12 @@ from export.bundle import check_all, file_entry
 from export.graph import ImageSize
 from export.options import PipelineOptions, Source
 from export.resume import STATE, Unfinished, toolchain_versions, unfinished_folder
-from export.source import chosen_hypernet
 from export.targets import TARGETS
 from export.write import write_pipeline
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline
 from lorarar.errors import CutShort, FailedCheck, InputError
+from lorarar.hypernet.checkpoints import open_predictor
 from runtime_py.bundle import Bundle
 from runtime_py.check import CheckRow
 from runtime_py.parity import Tolerance
@@ -39,7 +39,7 @@ Files = dict[str, bytes]
 def export(base: Path, out: Path, steps: int = 4, guidance: float = 3.5, unchecked: bool = False) -> Files:
     """The files of the bundle, by name."""
     layout = load_layout(str(base))
-    hypernet = chosen_hypernet(str(base), layout, None, untrained=True)
+    hypernet = open_predictor(str(base), layout, untrained=True)
     source = Source(open_pipeline(str(base), False, torch.float32), layout, hypernet)
     options = PipelineOptions("onnx", "fp32", 2, ImageSize(32, 8, 1), steps, guidance, unchecked=unchecked)
     write_pipeline(source, options, out)

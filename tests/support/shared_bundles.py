@@ -16,9 +16,9 @@ from tiny_world import BUNDLE_RANK, soc_of, tiny_hypernet, tiny_layout
 
 from export import hypernet, pipeline, unet
 from export.options import HypernetOptions
-from export.source import chosen_hypernet
 from export.write import write_hypernet
 from lorarar.base.names import load_layout
+from lorarar.hypernet.checkpoints import open_predictor
 from runtime_py.bundle import Bundle
 
 RANK = 3  # of each of the two LoRAs
@@ -95,7 +95,7 @@ class SharedUNets(dict[tuple[str, str], Bundle]):
 
 def save_hypernet_of(base: Path, path: Path) -> None:
     """Write an untrained hypernetwork for a base."""
-    loaded = chosen_hypernet(str(base), load_layout(str(base)), None, untrained=True)
+    loaded = open_predictor(str(base), load_layout(str(base)), untrained=True)
     loaded.predictor.save_pretrained(path)
 
 
