@@ -1,6 +1,6 @@
 """Make tests/golden/lora: a tiny LoRA file of every dialect and the ΔW that each means.
 
-    python tests/make_golden_lora.py
+    python tests/support/make_golden_lora.py
 
 It shares no code with `lorarar.lora`: the names are spelled out, ΔW = scale · up @ down is computed in float64,
 the bytes are put together here. Every factor is a multiple of 1/16 below 1, so float16 and bfloat16 hold it exactly.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -301,9 +302,12 @@ def build(folder: Path) -> None:
     note = {"lora_adapter_metadata": json.dumps(METADATA, indent=2, sort_keys=True)}
     folder_tensors = pairs(UNET, "F32", ".lora_A.weight", ".lora_B.weight", "base_model.model.")
     bare = {name.removeprefix("base_model.model."): value for name, value in folder_tensors.items()}
+    # Of a text encoder that is told to, before PEFT's own names.
+    wrapped = {re.sub(r"^(text_encoder(_2)?\.)", r"\1base_model.model.", name): value for name, value in peft.items()}
     # file → (bytes, dialect, expected file, scales)
     files = {
         "peft.safetensors": (safetensors(peft, {"format": "pt"}), "peft", "plain", plain),
+        "peft-wrapped.safetensors": (safetensors(wrapped), "peft", "plain", plain),
         "peft-f64.safetensors": (
             safetensors(pairs(CASES, "F64", ".lora_A.weight", ".lora_B.weight")), "peft", "plain", plain,
         ),

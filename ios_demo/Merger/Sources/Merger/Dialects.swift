@@ -104,12 +104,13 @@ enum Dialects {
     private static func fullName(_ module: String, _ given: String?) throws -> String? {
         var rest = Substring(module)
         var component = given
-        rest.drop(prefix: "base_model.model.")
+        rest.drop(prefix: LoraReader.peftPrefix)
         while rest.drop(prefix: "unet.") {  // some diffusers releases wrote `unet.unet.`
             component = "unet"
         }
         for text in ["text_encoder", "text_encoder_2"] where rest.drop(prefix: text + ".") {
             component = text
+            rest.drop(prefix: LoraReader.peftPrefix)
         }
         let root = String(rest.prefix { $0 != "." })
         if unetRoots.contains(root), component == nil || component == "unet" {

@@ -20,6 +20,9 @@ class Foreign(val name: String, pattern: String, val advice: Sentence) {
 object Dialects {
     /** Characters; real keys have up to 130, and PEFT's patterns are matched in cubic time. */
     private const val MAX_KEY = 512
+
+    /** What PEFT puts before the names of its own files, and nobody else does. */
+    const val WRAPPED = "base_model.model."
     private const val KOHYA_TAIL = """\.(lora_down\.weight|lora_up\.weight|alpha)"""
     private const val FACTOR = """(down\.weight|up\.weight|alpha)"""
 
@@ -125,14 +128,14 @@ object Dialects {
 
     /** A dotted module name with its component: `unet.`, `text_encoder.` or `text_encoder_2.`; null if it has none. */
     private fun fullName(module: String, given: String): String? {
-        var rest = module.removePrefix("base_model.model.")
+        var rest = module.removePrefix(WRAPPED)
         var component = given
         while (rest.startsWith("unet.")) { // some diffusers releases wrote `unet.unet.`
             rest = rest.removePrefix("unet.")
             component = "unet"
         }
         for (text in listOf("text_encoder", "text_encoder_2")) if (rest.startsWith("$text.")) {
-            rest = rest.removePrefix("$text.")
+            rest = rest.removePrefix("$text.").removePrefix(WRAPPED)
             component = text
         }
         val root = rest.substringBefore('.')

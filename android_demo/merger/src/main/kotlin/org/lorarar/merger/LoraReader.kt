@@ -55,7 +55,7 @@ class LoraReader private constructor(
     private fun warnings(groups: Map<String, Tensors>, extra: List<String>): List<Sentence> {
         val shown = extra.take(3).joinToString { "'${shorten(it)}'" } + if (extra.size > 3) ", …" else ""
         val isBare = scalings.isEmpty() && groups.values.none { Role.ALPHA in it } &&
-            groups.values.any { it.getValue(Role.DOWN).second.raw.startsWith(PEFT_MODEL) }
+            groups.values.any { it.getValue(Role.DOWN).second.raw.startsWith(Dialects.WRAPPED) }
         return listOfNotNull(
             if (extra.isEmpty()) null else Sentence(
                 "%s: %s of its tensors belong to no layer of the LoRA and are left out (%s)",
@@ -190,7 +190,7 @@ class LoraReader private constructor(
         val component = key.module.substringBefore('.')
         val scaling = scalings[component] ?: scalings[""]
         if (scaling == null || key.dialect !in listOf("peft", "diffusers")) return 1.0
-        var name = key.raw.removePrefix(PEFT_MODEL)
+        var name = key.raw.removePrefix(Dialects.WRAPPED)
         while (name.startsWith("$component.")) name = name.removePrefix("$component.")
         return scaling.scale(name, rank)
     }
@@ -206,7 +206,6 @@ class LoraReader private constructor(
         internal const val CONFIG = "adapter_config.json"
         private val BOM = byteArrayOf(0xEF.toByte(), 0xBB.toByte(), 0xBF.toByte()) // Windows' editors write it before UTF-8
         internal const val WEIGHTS = "adapter_model.safetensors"
-        private const val PEFT_MODEL = "base_model.model."
         private const val PICKLE = "adapter_model.bin"
         internal const val MAX_CONFIG_BYTES = 4L shl 20
 
