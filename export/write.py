@@ -30,7 +30,7 @@ from export.targets import find_offer
 from export.tolerance import PRECISIONS
 from lorarar.base.attach import fuse
 from lorarar.base.components import digest_configs, fingerprint, pipeline_identity
-from lorarar.base.sources import NETWORKS
+from lorarar.base.sources import NETWORKS, require_channels
 from lorarar.base.untrained import MAX_TOKENS
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor
@@ -122,12 +122,7 @@ def _require_fitting(pipeline: Any) -> None:
         if tokenizer.model_max_length != MAX_TOKENS:
             length = f"the tokenizer of {name} gives {tokenizer.model_max_length} tokens"
             raise InputError(f"{length}, and SDXL's UNet takes {MAX_TOKENS}; give another `base`")
-    takes, gives = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
-    if takes != gives:
-        raise InputError(
-            f"the UNet takes {takes} channels and the VAE has {gives}; give a `base` whose parts belong together (one "
-            "for inpainting can't draw from text alone)"
-        )
+    require_channels(pipeline.unet, pipeline.vae)
 
 
 def _write_components(bundle: BundleWriter, source: Source, options: PipelineOptions, hypernet: Graph) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lorarar.base.names import name_of
-from lorarar.base.sources import NETWORKS, image_side, open_pipeline
+from lorarar.base.sources import NETWORKS, image_side, open_pipeline, require_channels
 from lorarar.errors import InputError
 from lorarar.images import on_white, open_image
 from lorarar.toolchains import TRAINING, named_if_missing
@@ -53,9 +53,13 @@ class Components:
 
     @classmethod
     def of(cls, pipeline: Any, base: str, resolution: int | None = None) -> Components:
-        """Take an SDXL pipeline's networks as training uses them; `resolution` defaults to the UNet's own."""
+        """Take an SDXL pipeline's networks as training uses them; `resolution` defaults to the UNet's own.
+
+        Raises InputError for a UNet that draws no images from text alone, and for a side that it can't have.
+        """
         from diffusers import DDPMScheduler  # not above: it takes a second
 
+        require_channels(pipeline.unet, pipeline.vae)
         return cls(
             base=base,
             tokenizers=(pipeline.tokenizer, pipeline.tokenizer_2),

@@ -143,6 +143,16 @@ def require_latents(vae: Any, scale: int, channels: int) -> None:
         )
 
 
+def require_channels(unet: Any, vae: Any) -> None:
+    """Refuse a UNet that takes other latents than its VAE makes, such as one for inpainting."""
+    takes, gives = unet.config.in_channels, vae.config.latent_channels
+    if takes != gives:
+        raise InputError(
+            f"the UNet takes {takes} channels and the VAE has {gives}; give a `base` whose parts belong together (one "
+            "for inpainting can't draw from text alone)"
+        )
+
+
 def latent_scale(vae: Any) -> int:
     """Return the side in image pixels of one latent pixel of an AutoencoderKL."""
     return int(2 ** (len(vae.config.block_out_channels) - 1))

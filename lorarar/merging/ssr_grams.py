@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lorarar.base.attach import fused
 from lorarar.base.components import Components, Condition, encode_prompts, predict
 from lorarar.base.names import unet_layout
+from lorarar.base.sources import latent_scale
 from lorarar.layout import UNET
 from lorarar.lora import LoRA
 from lorarar.merging import Merged, MergeOptions, align, merge_loras
@@ -83,8 +84,8 @@ def pass_grams(
     on_pass: Callable[[int, int], None] | None = None,
 ) -> Grams:
     """Return the matrices of every layer in `downs`, from one pass a LoRA with it on, at the step of pure noise."""
-    config = components.unet.config
-    shape = (1, config.in_channels, config.sample_size, config.sample_size)
+    side = components.resolution // latent_scale(components.vae)
+    shape = (1, components.unet.config.in_channels, side, side)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)).to(components.device)
     last = torch.tensor([components.noise.config.num_train_timesteps - 1], device=components.device)
     sums: list[dict[str, _Sum]] = []

@@ -56,6 +56,13 @@ def images(count: int = 2, seed: int = 1) -> torch.Tensor:
     return torch.rand((count, 3, 32, 32), generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+def test_a_base_that_inpaints_is_no_base_of_text_alone(tiny_pipeline: Path) -> None:
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_pipeline)
+    pipeline.unet.register_to_config(in_channels=9)
+    with pytest.raises(InputError, match="the UNet takes 9 channels and the VAE has 4; give a `base`"):
+        Components.of(pipeline, "tiny")
+
+
 def test_prompts_as_the_pipeline_encodes_them(components: Components, pipe: Any) -> None:
     ours = encode_prompts(components, PROMPTS)
     embeds, _, pooled, _ = pipe.encode_prompt(PROMPTS, device="cpu", do_classifier_free_guidance=False)

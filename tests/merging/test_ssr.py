@@ -119,6 +119,19 @@ def test_what_is_measured_is_what_the_layers_get(world: World) -> None:
             np.testing.assert_allclose(found[number], z @ z.T / (2 * len(states)), rtol=1e-4, atol=1e-5)
 
 
+def test_a_pass_is_of_the_components_size(world: World) -> None:
+    """A UNet's config need not tell one, or tells another than is drawn."""
+    unet, seen = world.components.unet, []
+    told = unet.config.sample_size
+    watch = unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    unet.register_to_config(sample_size=None)
+    merge_by_ssr(world.components, *pair(world), PROMPTS)
+    unet.register_to_config(sample_size=told)
+    watch.remove()
+    side = world.components.resolution // 4
+    assert seen == [(1, 4, side, side)] * 2
+
+
 def test_a_pass_has_its_own_lora_on(world: World) -> None:
     components, loras = world.components, pair(world)
     off = [replace(lora, layers={n: replace(x, up=0 * x.up) for n, x in lora.layers.items()}) for lora in loras]
