@@ -105,6 +105,14 @@ def is_utf8(text: str) -> bool:
     return text == in_utf8(text)
 
 
+def check_text(name: str, text: str) -> None:
+    """Refuse what is no text, and lone surrogates, which stand for the bytes of a command line that are not UTF-8."""
+    if not isinstance(text, str):
+        raise InputError(f"`{name}` is {text!r}; give a text")
+    if not is_utf8(text):
+        raise InputError(f"`{name}` is {text!r}, which no tokenizer reads; write it in UTF-8")
+
+
 def _temporary(path: Path) -> str:
     """Return how the hidden name begins of what will become `path`: a name may have 255 bytes, 4 a character."""
     return f".{path.name[:40]}."
@@ -178,7 +186,8 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path, *, what: str, mend: str, schema: Mapping[str, Any] | None = None, limit: int = 2**20) -> Any:

@@ -126,8 +126,9 @@ class Carried:
         if not self.left_out:
             return None
         told = "; ".join(f"{count} {what}, {share:.1%}" for what, (count, share) in self.left_out.items())
+        left = sum(share for _, share in self.left_out.values())
         return (
-            f"{self.source}: {1 - self.share:.1%} of its squared norm is in layers that this bundle can't take "
+            f"{self.source}: {left:.1%} of its squared norm is in layers that this bundle can't take "
             f"({told}): {first_of(self.names)}"
         )
 
@@ -180,12 +181,13 @@ def _check_room(loras: Sequence[LoRA], ranks: Sequence[int], count: int, rows: i
     if len(loras) > count:
         mend = f"export with `loras` {len(loras)}" if len(loras) <= MAX_LORAS else "merge some into one LoRA first"
         raise InputError(f"{len(loras)} LoRAs, but there is room for {count}; {mend}")
-    if sum(ranks) > rows:
+    room = min(rows, MAX_STACKED_RANK)  # every layer is padded to the stack's rank: a small file could fill the memory
+    if sum(ranks) > room:
         told = " and ".join(f"{lora.source} (rank {rank})" for lora, rank in zip(loras, ranks, strict=True))
         mend = "cut a LoRA with lorarar.resize"
         if sum(ranks) <= MAX_STACKED_RANK:
             mend = f"export with a `rank` of {-(-sum(ranks) // count)}, or {mend}"
-        raise InputError(f"{told} need {sum(ranks)} ranks, but there is room for {rows}; {mend}")
+        raise InputError(f"{told} need {sum(ranks)} ranks, but there is room for {room}; {mend}")
 
 
 def _zeros(layout: Layout, rows: int, dtype: Any) -> Adapter:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from lorarar.errors import InputError
-from lorarar.files import in_utf8, is_utf8
+from lorarar.files import file_digest, in_utf8, is_utf8
 
 # A file that was written this shortly before it is hashed may be written again within one tick of its clock (2 s on
 # FAT, 4 ms on ext4), and would look unchanged: its hash is not kept.
@@ -25,8 +25,7 @@ def file_sha256(path: Path) -> str:
     if before in _KNOWN:
         return _KNOWN[before]
     start = time.time_ns()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_digest(path)
     if path.stat().st_mtime_ns < start - _SETTLED_NS and _look(path) == before:
         _KNOWN[before] = digest
     return digest

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 
 from lorarar.composed import ComposedStart
 from lorarar.errors import InputError
-from lorarar.files import is_utf8
+from lorarar.files import check_text
 from runtime_py.backends import Runners
 from runtime_py.condition import ConditionReader
 from runtime_py.guidance import Guided, Inputs
@@ -63,17 +63,9 @@ class Request:
         if self.composed is not None:
             texts |= {"subject": self.composed.subject, "subject_class": self.composed.subject_class}
         for name, text in texts.items():
-            _check_text(name, text)
+            check_text(name, text)
         if self.composed is not None:
             self.composed.prompts(self.prompt)
-
-
-def _check_text(name: str, text: str) -> None:
-    """Refuse what is no text, and lone surrogates, which stand for the bytes of a command line that are not UTF-8."""
-    if not isinstance(text, str):
-        raise InputError(f"`{name}` is {text!r}; give a text")
-    if not is_utf8(text):
-        raise InputError(f"`{name}` is {text!r}, which no tokenizer reads; write it in UTF-8")
 
 
 @dataclass

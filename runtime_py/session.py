@@ -104,9 +104,10 @@ class Session:
     @property
     def stack(self) -> Stack:
         """The loaded LoRAs as the artifacts take them. Raises InputError where they do not fit."""
-        if self._stack is None:
-            self._stack = self.bundle.stacked(self._loras)
-        return self._stack
+        with self._busy:
+            if self._stack is None:
+                self._stack = self.bundle.stacked(self._loras)
+            return self._stack
 
     @property
     def coefficients(self) -> Coefficients:
@@ -122,7 +123,8 @@ class Session:
     @property
     def carried(self) -> tuple[Carried, ...]:
         """What share of each loaded LoRA's ‖ΔW‖² is carried, by part; measured in the background since `load`."""
-        return () if self._shares is None else self._shares.result()
+        shares = self._shares  # which another thread's `load` may change
+        return () if shares is None else shares.result()
 
     @_one_at_a_time
     def load(self, loras: Sequence[LoraSource]) -> None:

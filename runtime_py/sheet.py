@@ -112,7 +112,10 @@ def parse_grid(text: str) -> tuple[float, ...]:
         ends, count = (math.nan, math.nan), 0
     if not 2 <= count <= MAX_GRID or not all(map(math.isfinite, ends)):
         raise InputError(f"`grid` is {text!r}; give LOW:HIGH:N with N from 2 to {MAX_GRID}, such as 0:1.5:4")
-    return tuple(np.linspace(*ends, count).tolist())
+    found = tuple(np.linspace(*ends, count).tolist())
+    if len({f"{value:g}" for value in found}) < count:
+        raise InputError(f"`grid` is {text!r}, some of whose strengths are the same; give ends that are farther apart")
+    return found
 
 
 def _in_row(on_stage: OnStage, row: str) -> OnStage:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lorarar.base.names import name_of
 from lorarar.base.sources import NETWORKS, image_side, open_pipeline, require_channels
 from lorarar.errors import InputError
+from lorarar.files import check_text
 from lorarar.images import on_white, open_image
 from lorarar.toolchains import TRAINING, named_if_missing
 
@@ -171,8 +172,10 @@ def encode_prompts(components: Components, prompts: Sequence[str]) -> Condition:
     """Encode prompts as StableDiffusionXLPipeline does, for images of the components' resolution.
 
     The embeddings are both encoders' next-to-last hidden states side by side (77 tokens), `pooled` is the second one's
-    projection.
+    projection. Raises InputError for a prompt that is not UTF-8.
     """
+    for prompt in prompts:
+        check_text("prompt", prompt)
     states: list[Tensor] = []
     for tokenizer, encoder in zip(components.tokenizers, components.text_encoders, strict=True):
         tokens = tokenizer(

@@ -14,7 +14,7 @@ from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_command
 from lorarar.console import console, print_table, status
 from lorarar.errors import InputError
-from lorarar.layout import ADAPT, Layout, kind_of
+from lorarar.layout import ADAPT, MAX_STACKED_RANK, Layout, kind_of
 from lorarar.stack import PART_WORDS
 from lorarar.toolchains import TRAINING, named_if_missing
 from lorarar.training.settings import defaults_text
@@ -154,8 +154,8 @@ def _described(args: Namespace, manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f"coefficients of {learned} layers ({kinds}); others by the rule {network['kv_rule']}"
         if not network["trained"]:
             yield "the hypernetwork is UNTRAINED: its coefficients mean nothing, only the arithmetic is shown"
-        free = find_target(args.target).free_rank
-        yield f"up to {loras} LoRAs of any rank" if free else f"up to {loras} LoRAs of rank {rank} together"
+        rank = MAX_STACKED_RANK if find_target(args.target).free_rank else rank
+        yield f"up to {loras} LoRAs of rank {rank} together"
         return
     if args.kind == "unet":
         batch, _, height, width = manifest["components"]["unet"]["golden"]["inputs"]["sample"]["shape"]

@@ -107,6 +107,10 @@ def open_source(
     PEFT's weights alone are opened with the configuration that lies beside them. With `plain` False a configuration of
     a DoRA, LoHa or LoKr is taken too. Raises InputError as `read_lora`.
     """
+    if not isinstance(source, str | PathLike | Mapping):
+        raise InputError(f"{source!r} is no LoRA to read; give the path of a file or a PEFT folder, or a state dict")
+    if not isinstance(config, Mapping | None):
+        raise InputError(f"`config` is {config!r:.100}; give a PEFT configuration as a dict, such as its to_dict()")
     if isinstance(source, Mapping):
         scalings = {} if config is None else {"": parse_config(config, f"{name}: its configuration", plain)}
         return Opened(state_dict_tensors(source, name), config_component(config or {}), scalings)

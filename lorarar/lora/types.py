@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lorarar.errors import InputError
 from lorarar.lora.codes import peak
 from lorarar.lora.layers import LoraLayer, StoredLayer
@@ -65,9 +67,15 @@ class LoRA:
 
 
 def check_made(lora: LoRA) -> None:
-    """Refuse a LoRA that was made in Python with a layer of rank 0, NaN or infinity; files are looked at when read."""
+    """Refuse a LoRA made in Python with a layer of rank 0, another type than float32, NaN or ∞; files are checked
+    when they are read.
+    """
     for name, layer in lora.layers.items():
         if layer.rank < 1:
             raise InputError(f"{lora.source}: {name} has rank 0; give each layer a rank of 1 or more")
-        if not isinstance(layer, StoredLayer) and not all(map(math.isfinite, map(peak, (layer.down, layer.up)))):
+        factors = () if isinstance(layer, StoredLayer) else (layer.down, layer.up)
+        if any(factor.dtype != np.float32 for factor in factors):
+            kinds = " and ".join(str(factor.dtype) for factor in factors)
+            raise InputError(f"{lora.source}: {name} holds {kinds}; give factors of float32, by .astype(np.float32)")
+        if not all(map(math.isfinite, map(peak, factors))):
             raise InputError(f"{lora.source}: {name} holds NaN or infinity; fix the LoRA")

@@ -257,8 +257,7 @@ def _carried(aligned: Aligned, options: MergeOptions) -> dict[str, MergedLayer]:
     kinds = (CONTENT_ONLY, STYLE_ONLY)
     for layers, scale, kind in zip((aligned.content_only, aligned.style_only), options.scales, kinds, strict=True):
         for name, layer in layers.items():
-            scaled = layer if scale == 1 else join_columns([layer], [scale])
-            carried[name] = _finished(MergedLayer(name, scaled, kind), None)
+            carried[name] = _finished(MergedLayer(name, join_columns([layer], [scale]), kind), None)
     return carried
 
 

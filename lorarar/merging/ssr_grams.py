@@ -20,6 +20,7 @@ from lorarar.base.attach import fused
 from lorarar.base.components import Components, Condition, encode_prompts, predict
 from lorarar.base.names import unet_layout
 from lorarar.base.sources import latent_scale
+from lorarar.errors import InputError
 from lorarar.layout import UNET
 from lorarar.lora import LoRA
 from lorarar.merging import Merged, MergeOptions, align, merge_loras
@@ -41,8 +42,11 @@ def merge_by_ssr(
     """Measure Gram matrices under the content's and the style's prompt, and merge with them.
 
     `text_only` looks at to_k and to_v of cross-attention alone, which needs no UNet pass; the other layers follow
-    `options.rule`. `components` are as before when it returns. Raises InputError for LoRAs that do not fit the base.
+    `options.rule`. `components` are as before when it returns. Raises InputError for LoRAs that do not fit the
+    base, and for an empty prompt.
     """
+    if not all(prompt.strip() for prompt in prompts):
+        raise InputError("a prompt is empty; give that of each LoRA, such as 'a sks dog'")
     layout = unet_layout(components.unet, components.name)
     align(content, style, layout)  # refuses LoRAs of another base, before the base is run on them
     downs = shared_downs(content, style, components)

@@ -33,7 +33,7 @@ def finite(given: object) -> np.ndarray | None:
     try:
         with np.errstate(over="ignore"):
             found = np.asarray(given, np.float32)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last of torch, for what asks for a gradient
         return None
     return found if np.isfinite(found).all() else None
 

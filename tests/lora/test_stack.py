@@ -130,6 +130,8 @@ def test_loras_that_do_not_fit_are_refused(layout: Layout) -> None:
     large = random_lora(layout, (520,), 2)
     with pytest.raises(InputError, match=r"need 1040 ranks, but there is room for 4; cut a LoRA with lorarar\.resize"):
         stack([large, large], layout, 2, 4)
+    with pytest.raises(InputError, match=r"need 1040 ranks, but there is room for 1024; cut a LoRA"):
+        stack([large, large], layout)  # of an artifact with any rank: each layer is padded to it
     with pytest.raises(InputError, match="none of its 1 layers is one that this bundle of tiny takes"):
         stack([LoRA({"unet.other.to_q": lora.layers[name]})], layout)
 
@@ -162,5 +164,7 @@ def test_what_is_carried_is_told_by_part() -> None:
     assert set(found.names) == set(outside)
     assert "mine: " in str(found.warning()) and "1 convolutions" in str(found.warning())
     assert carried(inside, WHOLE).warning() is None
+    untrained = LoRA({"unet.conv_in": replace(conv, up=0 * conv.up)})
+    assert ": 0.0% of its squared norm" in str(carried(untrained, WHOLE).warning())
     # An adapter of the attention alone leaves out what most LoRAs have most of.
     assert "other linears" in carried(inside, tiny_layout()).left_out

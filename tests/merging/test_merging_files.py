@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_world import random_lora, tiny_layout
 
 from lorarar.api import RUN_BASE
@@ -16,6 +17,7 @@ from lorarar.lora import LoRA, LoraLayer, open_lora, read_lora, write_lora
 from lorarar.lora.layers import StoredLayer
 from lorarar.lora.write import MADE_FOR, MAX_THREADS
 from lorarar.merging import METHODS, MergeOptions, merge_loras
+from lorarar.merging.types import finite
 
 LAYOUT = tiny_layout("transformer")
 CONV = "unet.down_blocks.1.resnets.0.conv1"
@@ -105,3 +107,31 @@ def test_the_merged_file_names_the_architecture_whatever_its_base_is_called(bloc
     made = LoRA({UNET + place: LoraLayer(*np.ones((2, 12, 12), np.float32)) for place in {name, other}})
     merged = merge_loras(made, made, layout, "direct").lora
     assert merged.metadata[MADE_FOR] == made_for
+
+
+def test_a_merge_has_no_array_of_its_loras() -> None:
+    """What is made of a LoRA may be written to, also where only one of the two has a layer."""
+    pair = [random_lora(LAYOUT, (2,), number) for number in range(2)]
+    alone = list(pair[0].layers)[:2]
+    content, style = (
+        LoRA({n: layer for n, layer in lora.layers.items() if n != out})
+        for lora, out in zip(pair, alone[::-1], strict=True)
+    )
+    merged = merge_loras(content, style, LAYOUT, "direct").lora
+    for lora, name in zip((content, style), alone, strict=True):
+        ours, theirs = merged.layers[name].load(), lora.layers[name].load()
+        np.testing.assert_array_equal(ours.down, theirs.down)
+        assert not np.shares_memory(ours.down, theirs.down) and not np.shares_memory(ours.up, theirs.up)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16])
+def test_factors_of_another_type_are_refused(kind: type) -> None:
+    """numpy's own numbers are float64, which torch's networks do not take."""
+    made = random_lora(LAYOUT, (2,), 0)
+    wrong = LoRA({n: LoraLayer(layer.down.astype(kind), layer.up) for n, layer in made.layers.items()}, source="mine")
+    with pytest.raises(InputError, match=r"mine: .* holds float\d+ and float32; give factors of float32"):
+        merge_loras(wrong, made, LAYOUT, "direct")
+
+
+def test_numbers_that_ask_for_a_gradient_are_none() -> None:
+    assert finite(torch.nn.Parameter(torch.ones(2))) is None

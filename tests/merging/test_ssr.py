@@ -88,6 +88,13 @@ def test_equations_that_can_t_be_solved_are_told() -> None:
 
 
 @pytest.mark.parametrize("text_only", [False, True])
+@pytest.mark.parametrize(("prompt", "says"), [(" ", "a prompt is empty"), ("a \udcff", "`prompt` is .* in UTF-8")])
+def test_prompts_that_say_nothing_are_refused(world: World, prompt: str, says: str, text_only: bool) -> None:
+    with pytest.raises(InputError, match=says):
+        merge_by_ssr(world.components, *pair(world), (prompt, PROMPTS[1]), text_only=text_only)
+
+
+@pytest.mark.parametrize("text_only", [False, True])
 def test_loras_of_another_base_are_refused_before_it_is_run(world: World, text_only: bool) -> None:
     with pytest.raises(InputError, match="made for another base"):
         merge_by_ssr(world.components, CONTENT, STYLE, PROMPTS, text_only=text_only)

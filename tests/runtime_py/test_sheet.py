@@ -25,7 +25,7 @@ from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
 from runtime_py import Bundle
 from runtime_py.manifest import MANIFEST
 from runtime_py.pipeline import Drawn
-from runtime_py.sheet import LABEL, MARGIN, ROWS, SWEEP, Column, draw_column, names_of, table_rows
+from runtime_py.sheet import LABEL, MARGIN, ROWS, SWEEP, Column, draw_column, names_of, parse_grid, table_rows
 
 CONTENT, STYLE = HYPERNET / "content.safetensors", HYPERNET / "style.safetensors"
 SIDE = 2 * 8 + MARGIN
@@ -148,6 +148,12 @@ def test_a_grid_shows_no_reference(bundles: list[Path], opened: list[str], tmp_p
     given = ("--prompt", "a", "--grid", "0:1:2", "--style-image", str(tmp_path / "any.png"))
     with pytest.raises(InputError, match="--style-image is shown in a sheet and not in a --grid"):
         sheet(bundles[:1], tmp_path / "sheet.png", *given)
+
+
+@pytest.mark.parametrize("grid", ["1:1:4", "1:1.0000001:2", "0:1:1", "0:inf:2", "0:1"])
+def test_a_grid_has_strengths_that_differ(grid: str) -> None:
+    with pytest.raises(InputError, match="`grid` is"):
+        parse_grid(grid)
 
 
 def test_only_equal_images_are_called_equal() -> None:

@@ -52,6 +52,9 @@ def wrong(session: Session) -> dict[str, Any]:
             lambda given=given: session.load(given) for given in ("a", Path("a"), read_lora(CONTENT), {"a": 1}, None, 5)
         ],
         "5 is no LoRA": [lambda: session.load([5])],
+        "5 is no LoRA to read": [lambda: read_lora(5)],
+        "None is no LoRA to read": [lambda: read_lora(None)],
+        "`config` is": [lambda given=given: read_lora({}, config=given) for given in ([], 5)],
         "None is no LoRA": [lambda: session.load([None])],
         "`composed_share` is '0.5'": [lambda: ComposedStart("a", "b", "0.5")],
         "a composed start needs": [lambda: ComposedStart(None, "x"), lambda: ComposedStart("x", 5)],
