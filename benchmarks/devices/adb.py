@@ -136,12 +136,16 @@ class AndroidDevice:
             self.link.shell(f"chmod 755 {RUNNER}")
 
     def _cores(self, options: MeasureOptions) -> tuple[str | None, str]:
-        """Return the mask for taskset, and the note that says on which cores it ran."""
+        """Return the mask for taskset, of cores that there are, and the note that says on which cores it ran."""
         cores = self.facts.device["cores"]
         if options.cpus is None:
             return None, f"cores not pinned: the scheduler chose among {cores}"
         if options.cpus != "big":
-            mask = options.cpus.removeprefix("0x")  # Android's taskset knows no prefix
+            mask = f"{int(options.cpus, 16) & ((1 << cores) - 1):x}"  # Android's taskset knows no prefix
+            if mask == "0":
+                raise DeviceFailed(
+                    f"`cpus` {options.cpus} names none of its {cores} cores; give up to {2**cores - 1:x}"
+                )
             return mask, f"pinned to the cores of mask {mask}"
         big = adb_facts.big_cores(self.link.shell(adb_facts.LIMITS_SCRIPT).out)
         if not big:
@@ -193,7 +197,8 @@ def notes(before: Conditions, after: Conditions, ran: Ran) -> Sequence[str]:
     if before.condition["charging"]:
         said.append("charging, which warms the device")
     if (before.condition["load"] or 0) > BUSY:
-        said.append(f"busy: other programs had {before.condition['load']:.0%} of its cores before the run")
+        load = f"{before.condition['load']:.0%} of its cores were in use in the minute before the run"
+        said.append(f"busy: {load}, this measurement's own work included")
     if ran.pss_bytes is not None:
         said.append("memory is the largest PSS of looks one second apart: a shorter peak is missed")
     return said

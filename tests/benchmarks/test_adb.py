@@ -119,6 +119,7 @@ def test_only_what_changed_is_copied(bundle: Bundle, options: MeasureOptions) ->
         ("big", "1f0", "pinned to its big cores: 4, 5, 6, 7, 8"),
         ("f0", "f0", "pinned to the cores of mask f0"),
         ("0xf0", "f0", "pinned to the cores of mask f0"),
+        ("fff0", "1f0", "pinned to the cores of mask 1f0"),  # of 9 cores
     ],
 )
 def test_cores_are_pinned_on_request(bundle: Bundle, options: MeasureOptions, cpus: str, mask: str, note: str) -> None:
@@ -128,6 +129,11 @@ def test_cores_are_pinned_on_request(bundle: Bundle, options: MeasureOptions, cp
     called = phone.called("lorarar-runner /")[0]
     # Its runtime would count all of the phone's cores.
     assert f"taskset {mask} {HOME}" in called and f"--threads {int(mask, 16).bit_count()}" in called
+
+
+def test_a_mask_of_cores_that_there_are_not_is_refused(bundle: Bundle, options: MeasureOptions) -> None:
+    with pytest.raises(DeviceFailed, match="`cpus` e00 names none of its 9 cores; give up to 1ff"):
+        measure(ReplayedPhone(bundle), bundle, replace(options, cpus="e00"))
 
 
 def test_it_cools_down_first_and_says_how_long(
@@ -146,7 +152,10 @@ def test_it_cools_down_first_and_says_how_long(
 
 def test_a_busy_or_silent_phone_is_noted(bundle: Bundle, options: MeasureOptions) -> None:
     busy = ReplayedPhone(bundle, {"thermalservice": Answer(0, conditions_text(load="8.10"))})
-    assert "busy: other programs had 90% of its cores before the run" in measure(busy, bundle, options)["notes"]
+    assert (
+        "busy: 90% of its cores were in use in the minute before the run, this measurement's own work included"
+        in measure(busy, bundle, options)["notes"]
+    )
     silent = ReplayedPhone(bundle, {"thermalservice": Answer(0, "")})
     assert any("not known to be cool" in note for note in measure(silent, bundle, options)["notes"])
 
