@@ -102,12 +102,12 @@ class Session:
         return self._runners(name)
 
     @property
+    @_one_at_a_time
     def stack(self) -> Stack:
         """The loaded LoRAs as the artifacts take them. Raises InputError where they do not fit."""
-        with self._busy:
-            if self._stack is None:
-                self._stack = self.bundle.stacked(self._loras)
-            return self._stack
+        if self._stack is None:
+            self._stack = self.bundle.stacked(self._loras)
+        return self._stack
 
     @property
     def coefficients(self) -> Coefficients:

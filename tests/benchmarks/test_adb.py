@@ -128,9 +128,9 @@ def test_cores_are_pinned_on_request(bundle: Bundle, options: MeasureOptions, cp
     assert record["notes"][0] == note
     called = phone.called("lorarar-runner /")[0]
     # Its runtime would count all of the phone's cores.
+    assert f"taskset {mask} {HOME}" in called and f"--threads {int(mask, 16).bit_count()}" in called
     with pytest.raises(DeviceFailed, match="`cpus` e00 names none of its 9 cores; give up to 1ff"):
         measure(phone, bundle, replace(options, cpus="e00"))
-    assert f"taskset {mask} {HOME}" in called and f"--threads {int(mask, 16).bit_count()}" in called
 
 
 def test_it_cools_down_first_and_says_how_long(
