@@ -154,7 +154,7 @@ def _outside(name: str, layer: LoraLayer) -> str:
     """Say what a layer that no layout of ours has is."""
     if not name.startswith(UNET):
         return "layers of text encoders"
-    return "convolutions" if layer.down.ndim == 4 else "other linears"
+    return "convolutions" if len(layer.weight_shape) == 4 else "other linears"
 
 
 def _check_fit(lora: LoRA, layers: Mapping[str, LoraLayer], known: Mapping[str, tuple[Group, int]], base: str) -> int:

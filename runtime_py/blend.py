@@ -12,7 +12,7 @@ from lorarar.layout import UNET
 from lorarar.lora import LoraLayer
 from lorarar.lora.layers import join_columns
 from lorarar.merging import CONTENT_ONLY, LEARNED, OTHERS_ONLY, RULE, STYLE_ONLY
-from lorarar.merging.types import check_strengths, finite
+from lorarar.merging.types import check_strengths, finite, refuse_overflow
 from lorarar.stack import Stack
 from runtime_py.guidance import Apart, Blend, Coefficients
 
@@ -186,9 +186,7 @@ class FileMerge:
             raise InputError(f"the LoRAs disagree on {name}: {shapes}; only LoRAs of the same base model can be merged")
         with np.errstate(over="ignore", invalid="ignore"):
             joined = join_columns([layer for _, layer in has], weights)
-        if not np.isfinite(joined.down).all():
-            raise InputError(f"the merge of {name} is too large for float32; use smaller strengths")
-        return joined
+        return refuse_overflow(joined, name, "strengths")
 
 
 def check_coefficients(given: Mapping[str, np.ndarray], stack: Stack) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lorarar.files import check_lora_output, check_png, whole
 from lorarar.layout import UNET, Layout
-from lorarar.lora import LoRA, read_lora, write_lora
+from lorarar.lora import LoRA, open_lora, write_lora
 from lorarar.merging import Merged
 from runtime_py.plot import modules_to_plot, plot_coefficients
 from runtime_py.stages import OnStage, timed
@@ -58,7 +58,7 @@ def merge_files(
     total = 5 if plot is None else 6
     on_progress("reading the LoRAs", 0, total)
     with timed(seconds, "read"):
-        first, second = read_lora(content), read_lora(style)
+        first, second = open_lora(content), open_lora(style)
     session = bundle.session(keep=True)
     on_progress("stacking", 1, total)
     with timed(seconds, "stack"):

@@ -167,6 +167,12 @@ def training_identity(components: Components) -> dict[str, Any]:
     }
 
 
+def require_prompts(prompts: Sequence[str]) -> None:
+    """Refuse an empty prompt, which tells a LoRA nothing."""
+    if not all(prompt.strip() for prompt in prompts):
+        raise InputError("a prompt is empty; give what the images show, such as 'a sks dog'")
+
+
 @torch.no_grad()
 def encode_prompts(components: Components, prompts: Sequence[str]) -> Condition:
     """Encode prompts as StableDiffusionXLPipeline does, for images of the components' resolution.

@@ -31,10 +31,11 @@ class LoraLayer:
 
     def __post_init__(self) -> None:
         """Refuse factors that have no product: numpy would repeat a factor of rank 1."""
-        if self.down.ndim < 2 or self.up.ndim < 2 or len(self.down) != self.up.shape[1]:
+        down, up = self.down.shape, self.up.shape
+        if min(len(down), len(up)) < 2 or down[0] != up[1] or up[2:] != (1,) * (len(down) - 2):
             raise InputError(
-                f"`down` of shape {self.down.shape} and `up` of shape {self.up.shape} have no product; give them "
-                "as (rank, in) and (out, rank), of one rank"
+                f"`down` of shape {down} and `up` of shape {up} have no product; give them as (rank, in) and "
+                "(out, rank), those of a convolution as (rank, in, height, width) and (out, rank, 1, 1), of one rank"
             )
 
     def __repr__(self) -> str:

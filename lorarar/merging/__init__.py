@@ -8,7 +8,6 @@ Every method is defined on ΔW = up @ down, not on the two factors (`ssr` up to 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -20,8 +19,7 @@ from lorarar import __version__
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Group, Layout, kind_of
 from lorarar.lora import LoRA, LoraLayer
-from lorarar.lora.codes import peak
-from lorarar.lora.layers import Blocks, join_columns, when_loaded
+from lorarar.lora.layers import join_columns
 from lorarar.lora.names import architecture
 from lorarar.lora.types import check_made
 from lorarar.merging.dense import drop_and_rescale, sparse, trim
@@ -53,7 +51,7 @@ from lorarar.merging.types import (
     Method,
     Predict,
     Truncation,
-    too_large,
+    refuse_overflow,
 )
 from lorarar.settings import check_choice
 
@@ -238,15 +236,7 @@ def merge_loras(
 
 
 def _finished(outcome: MergedLayer, rank_out: int | None) -> MergedLayer:
-    def blocks() -> Blocks:
-        # An overflow is told as an InputError, and not by numpy's warnings too.
-        with np.errstate(over="ignore", invalid="ignore"):
-            found = outcome.layer.blocks()
-        if not all(math.isfinite(peak(factor)) for block in found for factor in block):
-            raise too_large(outcome.name)
-        return found
-
-    layer, truncated = when_loaded([outcome.layer], outcome.layer.shapes, blocks), outcome.truncated
+    layer, truncated = refuse_overflow(outcome.layer, outcome.name), outcome.truncated
     if rank_out is not None and layer.rank > rank_out:
         layer, truncated = shrink(layer.load(), rank_out)
     return replace(outcome, layer=layer, truncated=truncated)

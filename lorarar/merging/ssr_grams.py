@@ -17,10 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorarar.base.attach import fused
-from lorarar.base.components import Components, Condition, encode_prompts, predict
+from lorarar.base.components import Components, Condition, encode_prompts, predict, require_prompts
 from lorarar.base.names import unet_layout
 from lorarar.base.sources import latent_scale
-from lorarar.errors import InputError
 from lorarar.layout import UNET
 from lorarar.lora import LoRA
 from lorarar.merging import Merged, MergeOptions, align, merge_loras
@@ -45,8 +44,7 @@ def merge_by_ssr(
     `options.rule`. `components` are as before when it returns. Raises InputError for LoRAs that do not fit the
     base, and for an empty prompt.
     """
-    if not all(prompt.strip() for prompt in prompts):
-        raise InputError("a prompt is empty; give that of each LoRA, such as 'a sks dog'")
+    require_prompts(prompts)
     layout = unet_layout(components.unet, components.name)
     align(content, style, layout)  # refuses LoRAs of another base, before the base is run on them
     downs = shared_downs(content, style, components)

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from lorarar.errors import InputError
 from lorarar.layout import PAPER_LEARNED, Group, check_kinds
 from lorarar.lora import LoRA, LoraLayer
+from lorarar.lora.codes import peak
+from lorarar.lora.layers import Blocks, when_loaded
 from lorarar.settings import check_at_least, check_choice, check_seed, setting
 
 RULES = {"average": 0.5, "sum": 1.0}
@@ -23,9 +25,23 @@ LEARNED, METHOD, RULE = "learned", "method", "rule"
 CONTENT_ONLY, STYLE_ONLY, OTHERS_ONLY = "content only", "style only", "others only"
 
 
-def too_large(layer: str) -> InputError:
-    """Make the error for a merged layer that overflows."""
-    return InputError(f"the merge of {layer} is too large for float32; use smaller scales")
+def too_large(layer: str, factors: str = "scales") -> InputError:
+    """Make the error for a merged layer that overflows; `factors` are what the caller can make smaller."""
+    return InputError(f"the merge of {layer} is too large for float32; use smaller {factors}")
+
+
+def refuse_overflow(layer: LoraLayer, name: str, factors: str = "scales") -> LoraLayer:
+    """Return a merged layer which is `too_large` rather than infinite: now where it is in memory, else when it is read."""
+
+    def blocks() -> Blocks:
+        # An overflow is told as an InputError, and not by numpy's warnings too.
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = layer.blocks()
+        if not all(math.isfinite(peak(factor)) for block in found for factor in block):
+            raise too_large(name, factors)
+        return found
+
+    return when_loaded([layer], layer.shapes, blocks)
 
 
 def finite(given: object) -> np.ndarray | None:

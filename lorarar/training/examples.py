@@ -14,7 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lorarar.base.components import Components, Condition, encode_images, encode_prompts, load_image
+from lorarar.base.components import (
+    Components,
+    Condition,
+    encode_images,
+    encode_prompts,
+    load_image,
+    require_prompts,
+)
 from lorarar.errors import InputError
 from lorarar.files import file_digest
 
@@ -109,14 +116,13 @@ def encode_concepts(components: Components, concepts: Sequence[Reference], flip:
 
     Raises InputError for a concept without images or prompt, or an image that can't be read.
     """
+    prompts = [concept.prompt for concept in concepts]
+    require_prompts(prompts)
     latents = []
     for concept in concepts:
         if not concept.images:
             raise InputError(f"there are no images for {concept.prompt!r}; give at least one")
-        if not concept.prompt.strip():
-            raise InputError("the prompt is empty; give one, such as 'a sks dog'")
         latents.append(encode_files(components, concept.images, flip))
-    prompts = [concept.prompt for concept in concepts]
     stream = int(digest_references(concepts)[:16], 16)
     return Examples(tuple(latents), encode_prompts(components, prompts), stream)
 

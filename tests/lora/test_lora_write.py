@@ -127,11 +127,15 @@ def sgm_names(lora: LoRA, folder: Path) -> bool:
 
 
 def test_factors_without_a_product_are_refused() -> None:
-    """numpy would repeat an `up` of rank 1 beside a `down` of rank 2."""
-    for shape in ((8, 1), (8, 3), (8,)):
+    """numpy would repeat an `up` of rank 1 beside a `down` of rank 2; a convolution's `up` has a kernel of its own."""
+    linear, convolution = (2, 8), (2, 8, 3, 3)
+    for down, up in (
+        *((linear, up) for up in ((8, 1), (8, 3), (8,), (8, 2, 1, 1))),
+        *((convolution, up) for up in ((8, 2), (8, 2, 3, 3), (8, 1, 1, 1))),
+    ):
         layer = object.__new__(LoraLayer)  # whose types are checked in tests before its own check is reached
-        for name, value in (("down", np.ones((2, 8), np.float32)), ("up", np.ones(shape, np.float32))):
-            object.__setattr__(layer, name, value)
+        for name, shape in (("down", down), ("up", up)):
+            object.__setattr__(layer, name, np.ones(shape, np.float32))
         with pytest.raises(InputError, match=r"have no product; give them as \(rank, in\) and \(out, rank\)"):
             layer.__post_init__()
 
