@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from lorarar import merging
 from lorarar.base.attach import fused
 from lorarar.base.components import Components, encode_prompts
-from lorarar.base.names import MINIATURE, shipped_dataset
 from lorarar.composed import COMPOSED_SHARE
 from lorarar.errors import InputError
 from lorarar.evaluation.composed import composed, composed_start, composite, remembered
@@ -27,22 +26,21 @@ from lorarar.evaluation.method_names import COMPOSED_START, METHODS, sampling_of
 from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, Turn, by_step
 from lorarar.files import file_digest
 from lorarar.hypernet.checkpoints import LoadedPredictor, check_fits
-from lorarar.layout import Layout, kind_of
+from lorarar.layout import Layout
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import Merged, MergeOptions, Predict, learned_options
 from lorarar.merging.klora import ALPHA, BETA, RELEASED_BETA, BeforeStep, KLoRA
 from lorarar.merging.ssr import RIDGE
 from lorarar.merging.ssr_grams import SEED, merge_by_ssr
 from lorarar.merging.ziplora import ziplora
-from lorarar.training.dataset import DEFAULT_SPLIT, Content, Dataset, Style, composed_prompts, read_dataset
+from lorarar.training.dataset import Content, Dataset, Style, composed_prompts
 from lorarar.training.dreambooth import train_lora
-from lorarar.training.hyper_settings import ZipSettings
-from lorarar.training.pair_data import choose_pairs
+from lorarar.training.hyper_settings import MEAN_PAIRS, ZipSettings
+from lorarar.training.means import coefficient_means, training_pairs, training_part
 from lorarar.training.settings import LoraSettings
 
 SCHEDULE = (CONTENT_EARLY, STYLE_LATE)
 KEPT_LORAS = 8  # in memory: one of rank 64 has 372 MB for SDXL
-MEAN_PAIRS = 25  # training pairs that `learned-mean` averages over
 
 
 @contextmanager
@@ -288,7 +286,8 @@ def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
         means = mean_coefficients(bench, options)
         options, parameters = replace(options, constants=means, predict=None), 2 * len(means)
         # What the means follow from: their last bits are the processor's.
-        trained = [file_digest(entry.lora) for role in _trained_on(bench) for entry in role]
+        read = training_part(bench.components.base, bench.dataset, bench.split)
+        trained = [file_digest(entry.lora) for role in read for entry in role]
         facts["constants"] = {"pairs": MEAN_PAIRS, "seed": bench.seed, "files": trained}
     return Evaluated(name, _merging("learned", options, parameters), facts)
 
@@ -296,34 +295,11 @@ def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
 def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tuple[float, float]]:
     """Return by kind of layer the hypernetwork's mean (m_c, m_s) over columns, layers and training pairs.
 
-    Up to MEAN_PAIRS random pairs of the training part: of the split or, on the miniature and where the split has none,
-    as that of a wide test, of the shipped dataset. Raises InputError where there is none, and where it lacks a LoRA
-    file.
+    Raises InputError as `training_pairs`.
     """
-    contents, styles = _trained_on(bench)
-    found: dict[str, list[np.ndarray]] = {}
-    for content, style in choose_pairs(len(contents), len(styles), MEAN_PAIRS, bench.seed):
-        pair = bench.pair(contents[content], styles[style])
-        merged = merging.merge_loras(*pair, bench.layout, "learned", options)
-        for layer, coefficients in (merged.coefficients or {}).items():
-            found.setdefault(str(kind_of(layer)), []).append(coefficients.mean(axis=1, dtype=np.float64))
-    means = {kind: np.mean(values, axis=0) for kind, values in found.items()}
-    return {kind: (float(mean[0]), float(mean[1])) for kind, mean in means.items()}
-
-
-def _trained_on(bench: Workbench) -> tuple[list[Content], list[Style]]:
-    """Return the contents and styles of the training part that `mean_coefficients` takes, which have their LoRAs."""
-    dataset, split = bench.dataset, bench.split
-    if not all(dataset.part(split, "train")) and bench.components.base == MINIATURE:
-        dataset, split = read_dataset(shipped_dataset()), DEFAULT_SPLIT
-    contents, styles = dataset.part(split, "train")
-    if not contents or not styles:
-        raise InputError(
-            f"learned-mean is a mean over training pairs, and the split {split!r} has none; choose another "
-            "`split`, or train constants (`lorarar train --predictor constant`) and name them with `hypernets`"
-        )
-    dataset.check_loras([*contents, *styles])
-    return contents, styles
+    pairs = training_pairs(bench.components.base, bench.dataset, bench.split, bench.seed)
+    means = coefficient_means((bench.pair(*pair) for pair in pairs), bench.layout, options)
+    return {kind: found.mean for kind, found in means.items()}
 
 
 def sampled_pairs(dataset: Dataset, split: str, part: str) -> list[tuple[Content, Style]]:

@@ -31,6 +31,7 @@ JOINTS = {
 PREDICTORS = ("hypernetwork", "constant")
 SCHEDULES = ("constant", "cosine")
 KEEPS = ("best", "last")
+MEAN_PAIRS = 25  # training pairs that the means of a hypernetwork are of
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from lorarar.commands.export import main
 from lorarar.errors import FailedCheck, InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor, save_hypernet
 from lorarar.hypernet.columns import layout_columns
+from lorarar.hypernet.graph import ConstantGraph, coefficient_graph
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
 from lorarar.layout import ROLES, Layout
 from lorarar.lora import LoRA
@@ -261,8 +262,10 @@ def test_a_network_that_knows_its_layers_and_columns_is_a_bundle_too(
 
 
 @pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if "fp32" in target.precisions])
-def test_constant_coefficients_are_a_bundle_too(layout: Layout, tmp_path: Path, target: str) -> None:
-    constants = ConstantCoefficients(ConstantConfig("sum", ("q", "k"), layout_columns(layout, ("q", "k"))))
+@pytest.mark.parametrize("of", ["kinds", "columns"])
+def test_constant_coefficients_are_a_bundle_too(layout: Layout, tmp_path: Path, target: str, of: str) -> None:
+    columns = layout_columns(layout, ("q", "k")) if of == "columns" else ()
+    constants = ConstantCoefficients(ConstantConfig("sum", ("q", "k"), columns))
     for number, pair in enumerate(constants.pairs.values()):
         pair.data = torch.tensor([0.3 + number, 1.2 - number])
     for values in constants.columns.parameters():
@@ -270,6 +273,11 @@ def test_constant_coefficients_are_a_bundle_too(layout: Layout, tmp_path: Path, 
     save_hypernet(constants, tmp_path / "constants.safetensors")
     loaded = open_predictor("tiny", layout, tmp_path / "constants.safetensors")
     assert_merges_as_the_library(loaded, layout, target, tmp_path / "out")
+    graph = coefficient_graph(loaded.predictor, layout)
+    assert isinstance(graph, ConstantGraph)
+    kept = sum(values.numel() for values in graph.pairs.values())
+    modules = [(module, group.in_features) for group in layout.with_kinds(("q", "k")) for module in group.modules]
+    assert kept == sum(2 * (inputs if of == "columns" else 1) for _, inputs in modules)
 
 
 def assert_merges_as_the_library(loaded: LoadedPredictor, layout: Layout, target: str, out: Path) -> None:
