@@ -116,6 +116,7 @@ Measurement measure(Runtime& runtime, const Component& component, const Plan& pl
   }
   progress("timing " + std::to_string(plan.runs) + " runs");
   for (int i = 0; i < plan.runs; ++i) found.samples_s.push_back(seconds([&] { session->run(); }));
+  found.memory = peak_memory();
   progress("comparing with PyTorch");
   found.parity = compare_with_pytorch(component, golden, *session);
   return found;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "device.h"
 #include "manifest.h"
 #include "parity.h"
 #include "runtime.h"
@@ -26,6 +27,7 @@ struct Measurement {
   std::optional<double> first_s;  // none where there was no warm-up
   std::vector<double> samples_s;
   std::string backend;
+  Json memory;  // the peak before the comparison, which is no part of what was measured
   Parity parity;
 };
 

@@ -95,7 +95,7 @@ Json make_record(const Arguments& arguments, const Bundle& bundle, const Runtime
         {"threads", arguments.threads ? Json(*arguments.threads) : Json()}}},
       {"load", {{"cold_s", measurement.cold_load_s}, {"warm_s", measurement.warm_load_s}}},
       {"runs", runs(measurement.first_s, arguments.warmup, measurement.samples_s)},
-      {"memory", peak_memory()},
+      {"memory", measurement.memory},
       {"conditions", {{"before", start.conditions}, {"after", conditions()}, {"cooldown_s", 0}}},
       {"parity", to_json(measurement.parity, bundle.precision)},
       {"estimate", nullptr},

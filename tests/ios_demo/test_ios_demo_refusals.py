@@ -165,12 +165,32 @@ def test_a_lora_of_another_base_is_refused(products: Path) -> None:
         (["merge", CONTENT, "--strengths", "1,"], "--strengths is '1,'; give numbers with a comma between them"),
         (["check", "--threads", "two"], "--threads is 'two'; give a number"),
         (["check", "--speed", "1"], "--speed is no option"),
+        (
+            ["generate", "--prompt", "a dog", "--subject", "a dog"],
+            "a composed start needs --subject and --subject-class",
+        ),
+        (["generate", "--prompt", "a dog", "--composed-share", "0.5"], "give both, or none of it"),
         (["check", "--units", "gpu"], "--units is 'gpu'; valid are all, cpu-and-neural-engine, cpu-and-gpu, cpu-only"),
     ],
 )
 def test_wrong_requests_are_refused(products: Path, miniature: Path, arguments: list[object], said: str) -> None:
     command, *options = arguments
     assert said in tool(products, command, miniature, *options).err
+
+
+@pytest.mark.parametrize("command", ["merge", "lora", "generate"])
+def test_the_tool_overwrites_no_input(products: Path, miniature: Path, tmp_path: Path, command: str) -> None:
+    lora, bundle = tmp_path / "lora.safetensors", tmp_path / "bundle"
+    lora.write_bytes(CONTENT.read_bytes())
+    bundle.symlink_to(miniature)
+    words = [lora] if command == "lora" else [bundle, lora]
+    prompt = ["--prompt", "a"] if command == "generate" else []
+    for output in (lora, *([miniature / "manifest.json"] if command != "lora" else [])):
+        before = output.read_bytes()
+        assert "would overwrite the input" in refused(
+            execute(products / "merger-tool", command, *words, *prompt, "-o", output)
+        )
+        assert output.read_bytes() == before
 
 
 def test_a_missing_runtime_is_named(products: Path) -> None:

@@ -29,6 +29,7 @@ public struct Measurement: Equatable, Sendable {
     public var compile: Double?  // part of the cold load; nil where the compiled model was there already
     public var first: Double?  // nil where there was no warm-up
     public var samples: [Double]
+    public var peakMemory: PeakMemory  // before the comparison, which is no part of what was measured
     public var psnrDb: Double  // of the worst output
     public var maxError: Double
     public var delta: Delta?  // the farthest of a component that takes LoRAs
@@ -68,6 +69,7 @@ public enum Benchmark {
             try report("timing", run, plan.runs)
             samples.append(try timed())
         }
+        let peak = DeviceFacts.peakMemory()
         let differences = try expected.compare(outputs) { try model.perform($0) }
         if let wrong = differences.first(where: { !$0.maxError.isFinite }) {
             throw InputError(
@@ -75,7 +77,7 @@ public enum Benchmark {
                     + "so that the run is no result")
         }
         return Measurement(
-            coldLoad: cold, warmLoad: warm, compile: compile, first: first, samples: samples,
+            coldLoad: cold, warmLoad: warm, compile: compile, first: first, samples: samples, peakMemory: peak,
             psnrDb: differences.map(\.psnrDb).min() ?? .infinity, maxError: differences.map(\.maxError).max() ?? 0,
             delta: Parity.farthestDelta(differences),
             isWithinTolerance: differences.allSatisfy { $0.within(component.tolerance) })

@@ -75,8 +75,8 @@ public enum DeviceFacts {
         return averages[0] / Double(max(1, ProcessInfo.processInfo.processorCount))
     }
 
-    /// The process's largest footprint so far and what it counts, as the record's `memory` has it.
-    public static func peakMemory() -> (bytes: Int?, measure: String) {
+    /// The process's largest footprint so far.
+    public static func peakMemory() -> PeakMemory {
         #if canImport(Darwin)
         var info = task_vm_info_data_t()
         var count = mach_msg_type_number_t(MemoryLayout<task_vm_info_data_t>.size / MemoryLayout<natural_t>.size)
@@ -88,13 +88,14 @@ public enum DeviceFacts {
                 task_info(task, task_flavor_t(TASK_VM_INFO), $0, &count)
             }
         }
-        guard code == KERN_SUCCESS, info.ledger_phys_footprint_peak > 0 else { return (nil, "phys_footprint") }
-        return (Int(info.ledger_phys_footprint_peak), "phys_footprint")
+        let isKnown = code == KERN_SUCCESS && info.ledger_phys_footprint_peak > 0
+        return PeakMemory(
+            bytes: isKnown ? Int(info.ledger_phys_footprint_peak) : nil, measure: "phys_footprint")
         #else
         let status = (try? String(contentsOfFile: "/proc/self/status", encoding: .utf8)) ?? ""
         let line = status.split(separator: "\n").first { $0.hasPrefix("VmHWM:") }
         let kilobytes = line?.split(separator: " ").compactMap { Int($0) }.first
-        return (kilobytes.map { $0 * 1024 }, "rss")
+        return PeakMemory(bytes: kilobytes.map { $0 * 1024 }, measure: "rss")
         #endif
     }
 

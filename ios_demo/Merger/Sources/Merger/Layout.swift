@@ -60,6 +60,9 @@ public struct Layout: Equatable, Sendable {
 
     /// The name of the tensor that says whose row is whose.
     static let roles = "roles"
+    // Of a stack, as lorarar/layout.py has them. Every layer is padded to the rank: a small file could fill the memory.
+    static let maxLoras = 8
+    static let maxStackedRank = 1024
 
     /// Whether a tensor of this name belongs to LoRAs: the roles, factors and coefficients.
     static func isOfLoras(_ name: String) -> Bool {

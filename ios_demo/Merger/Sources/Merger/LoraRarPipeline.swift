@@ -247,6 +247,7 @@ public actor LoraRarPipeline {
         _ folder: URL, _ plan: BenchmarkPlan, battery: @Sendable () async -> Battery = { Battery() },
         progress: @escaping ProgressReport = { _ in }
     ) async throws -> Json {
+        let hasWorked = store != nil
         store?.unloadAll()
         let bundle = try ModelBundle.open(folder, only: plan.component, compiled: options.cache)
         var options = options
@@ -265,7 +266,8 @@ public actor LoraRarPipeline {
             Record.Run(
                 bundle: bundle, component: component, plan: plan, runtime: Record.RuntimeFacts(runtime),
                 placement: runtime.placement(component, at: bundle.url(component.artifact)),
-                startedAt: startedAt, before: before, after: after, cooldown: cooldown, found: found))
+                startedAt: startedAt, before: before, after: after, cooldown: cooldown, hasWorked: hasWorked,
+                found: found))
     }
 
     private func opened() throws -> ModelStore {

@@ -37,6 +37,12 @@ public struct Conditions: Sendable {
     }
 }
 
+/// The largest memory of a process and what it counts, as the record's `memory` has it.
+public struct PeakMemory: Equatable, Sendable {
+    public let bytes: Int?
+    public let measure: String
+}
+
 /// A benchmark record: benchmarks/record.schema.json.
 public enum Record {
     static let schemaVersion = 2
@@ -52,6 +58,7 @@ public enum Record {
         let before: Conditions
         let after: Conditions
         let cooldown: Double
+        let hasWorked: Bool  // whether the app was in use before, as where its screen measures
         let found: Measurement
     }
 
@@ -83,7 +90,7 @@ public enum Record {
             ("runtime", runtime(run)),
             ("load", object([("cold_s", .number(run.found.coldLoad)), ("warm_s", .number(run.found.warmLoad))])),
             ("runs", runs(run.found, warmup: run.plan.warmup)),
-            ("memory", memory()),
+            ("memory", memory(run.found.peakMemory)),
             ("conditions", conditions(run)),
             ("parity", parity(run.found, gate: run.bundle.manifest.precision.deviceGateDb)),
             ("estimate", .null),
@@ -105,9 +112,8 @@ public enum Record {
         object([("file", .text(entry.file)), ("bytes", .integer(entry.bytes)), ("sha256", .text(entry.sha256))])
     }
 
-    private static func memory() -> Json {
-        let peak = DeviceFacts.peakMemory()
-        return object([
+    private static func memory(_ peak: PeakMemory) -> Json {
+        object([
             ("peak_bytes", peak.bytes.map { .integer($0) } ?? .null), ("measure", .text(peak.measure)),
         ])
     }
@@ -170,6 +176,11 @@ public enum Record {
 
     private static func notes(_ run: Run) -> [String] {
         var notes: [String] = []
+        if run.hasWorked {
+            notes.append(
+                "the app was in use: an earlier load may have left what the cold one reads; the peak memory is since "
+                    + "the app began")
+        }
         if let seconds = run.found.compile {
             notes.append(
                 String(format: "the cold load includes %.2f s of compiling the model for this device", seconds))

@@ -79,18 +79,25 @@ public struct Stack: Sendable {
     }
 
     private static func checkRoom(_ loras: [Lora], _ ranks: [Int], _ layout: Layout, _ rows: Int) throws {
+        guard loras.count <= layout.loras || loras.count <= Layout.maxLoras else {
+            throw InputError(
+                "\(loras.count) LoRAs, but there is room for \(layout.loras); merge some into one LoRA first")
+        }
         guard loras.count <= layout.loras else {
             throw InputError(
                 "\(loras.count) LoRAs, but there is room for \(layout.loras); export with --loras \(loras.count)")
         }
-        let sum = ranks.reduce(0, +)
-        guard sum <= rows else {
-            let told = zip(loras, ranks).map { "\($0.source) (rank \($1))" }.joined(separator: " and ")
-            let each = (sum + layout.loras - 1) / layout.loras
+        let (sum, room) = (ranks.reduce(0, +), min(rows, Layout.maxStackedRank))
+        guard sum > room else { return }
+        let told = zip(loras, ranks).map { "\($0.source) (rank \($1))" }.joined(separator: " and ")
+        guard sum <= Layout.maxStackedRank else {
             throw InputError(
-                "\(told) need \(sum) ranks, but there is room for \(rows); export with --rank \(each), or cut a LoRA "
-                    + "with lorarar.resize")
+                "\(told) need \(sum) ranks, but there is room for \(room); cut a LoRA with lorarar.resize")
         }
+        let each = (sum + layout.loras - 1) / layout.loras
+        throw InputError(
+            "\(told) need \(sum) ranks, but there is room for \(room); export with --rank \(each), or cut a LoRA "
+                + "with lorarar.resize")
     }
 }
 

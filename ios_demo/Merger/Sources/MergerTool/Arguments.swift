@@ -6,6 +6,7 @@ struct Arguments {
     private var words: [String] = []
     private var options: [String: String] = [:]
     private var flags: Set<String> = []
+    private let inputs: ArraySlice<String>  // all words but the command
 
     private static let known: Set<String> = [
         "--strengths", "--prompt", "--steps", "--guidance", "--seed", "--negative", "-o", "--component", "--runs",
@@ -28,6 +29,7 @@ struct Arguments {
             guard let value = rest.popFirst() else { throw InputError("\(next) needs a value") }
             options[next] = value
         }
+        inputs = words.dropFirst()
     }
 
     /// The next word; `what` names it.
@@ -50,6 +52,31 @@ struct Arguments {
 
     func has(_ flag: String) -> Bool { flags.contains(flag) }
 
+    /// The file that is written; nil where none is asked for. Throws InputError for one that would overwrite an input.
+    func output() throws -> URL? {
+        guard let file = options["-o"].map({ URL(fileURLWithPath: $0) }) else { return nil }
+        let place = file.resolvingSymlinksInPath().path
+        for input in inputs.map({ URL(fileURLWithPath: $0).resolvingSymlinksInPath().path })
+        where place == input || place.hasPrefix(input + "/") {
+            throw InputError("-o \(file.path) would overwrite the input \(input); give another file")
+        }
+        return file
+    }
+
+    /// Both halves of a composed start, or neither.
+    func composedStart() throws -> ComposedStart? {
+        let share: Double? = try number("--composed-share")
+        guard let subject = text("--subject"), let subjectClass = text("--subject-class") else {
+            guard text("--subject") == nil, text("--subject-class") == nil, share == nil else {
+                throw InputError("a composed start needs --subject and --subject-class; give both, or none of it")
+            }
+            return nil
+        }
+        var start = ComposedStart(subject: subject, subjectClass: subjectClass)
+        start.share = share ?? start.share
+        return start
+    }
+
     /// Numbers with a comma between them; as many of 1 where there are none.
     func numbers(_ name: String, count: Int) throws -> [Float] {
         guard let text = options[name] else { return [Float](repeating: 1, count: count) }
@@ -63,8 +90,6 @@ struct Arguments {
 
     func text(_ name: String) -> String? { options[name] }
 
-    func optionalFile(_ name: String) -> URL? { options[name].map { URL(fileURLWithPath: $0) } }
-
     func number<Number: LosslessStringConvertible>(_ name: String) throws -> Number? {
         guard let text = options[name] else { return nil }
         guard let number = Number(text) else { throw InputError("\(name) is '\(text)'; give a number") }
@@ -73,7 +98,8 @@ struct Arguments {
 
     func runtime() throws -> RuntimeOptions {
         let cache =
-            optionalFile("--cache") ?? FileManager.default.temporaryDirectory.appendingPathComponent("merger-tool")
+            text("--cache").map { URL(fileURLWithPath: $0) }
+            ?? FileManager.default.temporaryDirectory.appendingPathComponent("merger-tool")
         var options = RuntimeOptions(threads: try number("--threads"), cache: cache, onnxLibrary: text("--library"))
         if let text = text("--units") {
             guard let units = ComputeUnits(rawValue: text) else {

@@ -23,6 +23,7 @@ func check(_ arguments: inout Arguments) async throws -> Int32 {
 }
 
 func merge(_ arguments: inout Arguments) async throws -> Int32 {
+    let output = try arguments.output()
     let engine = LoraRarPipeline(try arguments.runtime())
     _ = try await engine.open(arguments.file("a BUNDLE"))
     let chosen = try await merge(engine, [arguments.file("a LORA")] + arguments.files(), arguments)
@@ -31,7 +32,7 @@ func merge(_ arguments: inout Arguments) async throws -> Int32 {
         print("\(found.source): \(Carried.percent(found.share)) carried: \(parts.joined(separator: ", "))")
         if let warning = found.warning { print("warning: \(warning)") }
     }
-    if let output = arguments.optionalFile("-o") {
+    if let output {
         try SafeTensorsWriter.write(await engine.tensors(), to: output)
     }
     return 0
@@ -53,6 +54,7 @@ private func merge(_ engine: LoraRarPipeline, _ files: [URL], _ arguments: Argum
 }
 
 func generate(_ arguments: inout Arguments) async throws -> Int32 {
+    let (output, composed) = (try arguments.output(), try arguments.composedStart())
     let engine = LoraRarPipeline(try arguments.runtime())
     _ = try await engine.open(arguments.file("a BUNDLE"))
     guard let prompt = arguments.text("--prompt") else { throw InputError("give --prompt P") }
@@ -61,18 +63,14 @@ func generate(_ arguments: inout Arguments) async throws -> Int32 {
     request.guidance = try arguments.number("--guidance") ?? request.guidance
     request.negative = arguments.text("--negative")
     request.guidanceWithoutLora = arguments.has("--guidance-without-lora")
-    if let subject = arguments.text("--subject"), let subjectClass = arguments.text("--subject-class") {
-        var start = ComposedStart(subject: subject, subjectClass: subjectClass)
-        start.share = try arguments.number("--composed-share") ?? start.share
-        request.composed = start
-    }
+    request.composed = composed
     let files = arguments.files()
     if !files.isEmpty { try await merge(engine, files, arguments) }
     let picture = try await engine.generate(request)
     for note in picture.drawn.notes { print(note) }
     let times = picture.drawn.seconds.map { "\($0.name) " + String(format: "%.2f s", $0.seconds) }
     print("\(picture.image.width)×\(picture.image.height): \(times.joined(separator: ", "))")
-    if let output = arguments.optionalFile("-o") {
+    if let output {
         let image = Tensor(
             .int32(picture.image.rgba.map { Int32($0) }), shape: [picture.image.height, picture.image.width, 4])
         try SafeTensorsWriter.write(
@@ -82,14 +80,14 @@ func generate(_ arguments: inout Arguments) async throws -> Int32 {
 }
 
 func benchmark(_ arguments: inout Arguments) async throws -> Int32 {
-    let options = try arguments.runtime()
+    let (options, output) = (try arguments.runtime(), try arguments.output())
     let bundle = try arguments.file("a BUNDLE")
     guard let component = arguments.text("--component") else { throw InputError("give --component NAME") }
     let plan = BenchmarkPlan(
         component: component, warmup: try arguments.number("--warmup") ?? 3, runs: try arguments.number("--runs") ?? 20,
         threads: options.threads, units: options.units)
     let record = try await LoraRarPipeline(options).benchmark(bundle, plan)
-    if let output = arguments.optionalFile("-o") {
+    if let output {
         try Data((record.serialised + "\n").utf8).write(to: output, options: .atomic)
     } else {
         print(record.serialised)
@@ -99,6 +97,7 @@ func benchmark(_ arguments: inout Arguments) async throws -> Int32 {
 
 /// What LoRA files hold, a line each; with -o, every layer's ΔW of the last one.
 func lora(_ arguments: inout Arguments) async throws -> Int32 {
+    let output = try arguments.output()
     var code: Int32 = 0
     repeat {
         let file = try arguments.file("a LORA")
@@ -106,7 +105,7 @@ func lora(_ arguments: inout Arguments) async throws -> Int32 {
             let found = try LoraReader.read(file)
             try found.checkValues()
             print("\(file.lastPathComponent)\tread\t\(found.notes.map(\.description).joined(separator: ", "))")
-            if let output = arguments.optionalFile("-o") {
+            if let output {
                 try SafeTensorsWriter.write(deltas(found), to: output)
             }
         } catch let error as InputError {

@@ -33,6 +33,11 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         }
     }
 
+    private static func notes(_ record: Json) -> [String] {
+        guard case .array(let told) = record["notes"] else { return [] }
+        return told.compactMap { if case .text(let note) = $0 { note } else { nil } }
+    }
+
     func testAPartThatIsWrongIsSeen() async throws {
         let made = try app.bundle(lie: 0.3)
         let engine = LoraRarPipeline(app.options, runtimes: TestApp.runtimes)
@@ -44,6 +49,10 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
             made.folder, BenchmarkPlan(component: "vae_decoder", warmup: 0, runs: 1))
         XCTAssertEqual(record["parity"]["status"], .text("below"))
         XCTAssertEqual(record["parity"]["within_tolerance"], .bool(false))
+        XCTAssertTrue(Self.notes(record).contains { $0.hasPrefix("the app was in use") }, "a bundle was open")
+        let fresh = LoraRarPipeline(app.options, runtimes: TestApp.runtimes)
+        let own = try await fresh.benchmark(made.folder, BenchmarkPlan(component: "vae_decoder", warmup: 0, runs: 1))
+        XCTAssertFalse(Self.notes(own).contains { $0.hasPrefix("the app was in use") }, "\(own["notes"])")
     }
 
     func testARunThatIsNotFiniteIsNoResult() async throws {
@@ -148,6 +157,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         let record = try Json.parse(Data(model.record!.text.utf8), what: "record")
         XCTAssertEqual(record["conditions"]["before"]["battery_percent"].double, 50)
         XCTAssertEqual(record["runs"]["n"], .integer(2))
+        XCTAssertTrue(Self.notes(record).contains { $0.hasPrefix("the app was in use") }, "\(record["notes"])")
         XCTAssertEqual(model.record!.numbers.count, 7)
         let told = model.record!.numbers.flatMap { [$0.name, $0.value] } + model.picture!.stages.map(\.name)
         told.forEach { assertTranslatable($0) }

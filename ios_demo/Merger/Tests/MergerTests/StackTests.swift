@@ -21,14 +21,19 @@ final class StackTests: XCTestCase {
     }
 
     /// A layout of one linear (2, 2), and a LoRA of it.
-    private let one = Layout(
-        base: "one", groups: [LayoutGroup(part: .qo, inFeatures: 2, outFeatures: 2, modules: ["mid_block.attn1.to_q"])],
-        loras: 2, stackedRank: 1)
+    private let one = StackTests.layout(of: 2)
+    private let three = StackTests.layout(of: 3)
 
-    private func small(_ down: [Float], _ up: [Float]) throws -> Lora {
+    private static func layout(of loras: Int) -> Layout {
+        let group = LayoutGroup(part: .qo, inFeatures: 2, outFeatures: 2, modules: ["mid_block.attn1.to_q"])
+        return Layout(base: "one", groups: [group], loras: loras, stackedRank: 1)
+    }
+
+    private func small(_ down: [Float], _ up: [Float], rank: Int = 1) throws -> Lora {
         let url = try scratchFolder(self).appendingPathComponent("small.safetensors")
         let name = "unet.mid_block.attn1.to_q"
-        try safetensors([("\(name).lora_A.weight", [1, 2], down), ("\(name).lora_B.weight", [2, 1], up)]).write(to: url)
+        try safetensors([("\(name).lora_A.weight", [rank, 2], down), ("\(name).lora_B.weight", [2, rank], up)])
+            .write(to: url)
         return try LoraReader.read(url)
     }
 
@@ -81,6 +86,21 @@ final class StackTests: XCTestCase {
         XCTAssertTrue(sentence.contains("too large for half precision; use an fp32 bundle"), sentence)
     }
 
+    /// Every layer is padded to the stack's rank, where the artifacts take any.
+    func testAStackHasAtMost1024Rows() throws {
+        let half = try small([Float](repeating: 1, count: 1024), [Float](repeating: 1, count: 1024), rank: 512)
+        let full = try Stack([half, half], layout: one, rank: nil, dtype: .float32)
+        XCTAssertEqual(full.inputs[Layout.roles]?.shape, [1024, 2])
+        let more = try small([1, 1], [1, 1])
+        for rank in [nil, 2000] {
+            let high = refusal {
+                _ = try Stack([half, half, more], layout: three, rank: rank, dtype: .float32)
+            }
+            XCTAssertTrue(
+                high.hasSuffix("need 1025 ranks, but there is room for 1024; cut a LoRA with lorarar.resize"), high)
+        }
+    }
+
     func testWhatDoesNotFitIsNamed() throws {
         let loras = try loras()
         let high = refusal { _ = try stack(rank: 6) }
@@ -90,6 +110,10 @@ final class StackTests: XCTestCase {
                 + "with --rank 4, or cut a LoRA with lorarar.resize")
         let many = refusal { _ = try Stack(loras + loras, layout: layout, rank: nil, dtype: .float32) }
         XCTAssertEqual(many, "4 LoRAs, but there is room for 2; export with --loras 4")
+        let nine = refusal {
+            _ = try Stack([Lora](repeating: loras[0], count: 9), layout: layout, rank: nil, dtype: .float32)
+        }
+        XCTAssertEqual(nine, "9 LoRAs, but there is room for 2; merge some into one LoRA first")
         func other(_ inFeatures: Int, _ module: String) -> Layout {
             let group = LayoutGroup(part: .qo, inFeatures: inFeatures, outFeatures: 32, modules: [module])
             return Layout(base: "other", groups: [group], loras: 2, stackedRank: 8)

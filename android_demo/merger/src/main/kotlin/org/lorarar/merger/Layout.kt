@@ -87,6 +87,10 @@ class Layout(
         /** The name of the size of a stack's rows. */
         const val STACKED_RANK = "stacked_rank"
 
+        // Of a stack, as lorarar/layout.py has them. Every layer is padded to the rank: a small file could fill the memory.
+        const val MAX_LORAS = 8
+        const val MAX_STACKED_RANK = 1024
+
         /** Parts of an adapter outside the UNet → the text encoder whose linears they hold. */
         internal val TEXT_PARTS = mapOf("te1" to "text_encoder", "te2" to "text_encoder_2")
         private val PARTS = listOf("qo", "kv", "ff", "proj") + TEXT_PARTS.keys

@@ -116,16 +116,22 @@ class Stack private constructor(
 
         private fun checkRoom(loras: List<Lora>, ranks: List<Int>, count: Int, rows: Int) {
             if (loras.size > count) {
+                if (loras.size > Layout.MAX_LORAS) {
+                    throw InputError("%s LoRAs, but there is room for %s; merge some into one LoRA first", loras.size, count)
+                }
                 throw InputError("%s LoRAs, but there is room for %s; export with --loras %s", loras.size, count, loras.size)
             }
-            if (ranks.sum() > rows) {
-                val told = loras.zip(ranks).joinToString(" and ") { (lora, rank) -> "${lora.source} (rank $rank)" }
-                throw InputError(
-                    "%s need %s ranks, but there is room for %s; export with --rank %s, or cut a LoRA with " +
-                        "lorarar.resize",
-                    told, ranks.sum(), rows, (ranks.sum() + count - 1) / count,
-                )
+            val (sum, room) = ranks.sum() to minOf(rows, Layout.MAX_STACKED_RANK)
+            if (sum <= room) return
+            val told = loras.zip(ranks).joinToString(" and ") { (lora, rank) -> "${lora.source} (rank $rank)" }
+            if (sum > Layout.MAX_STACKED_RANK) {
+                throw InputError("%s need %s ranks, but there is room for %s; cut a LoRA with lorarar.resize", told, sum, room)
             }
+            throw InputError(
+                "%s need %s ranks, but there is room for %s; export with --rank %s, or cut a LoRA with " +
+                    "lorarar.resize",
+                told, sum, room, (sum + count - 1) / count,
+            )
         }
 
         /**

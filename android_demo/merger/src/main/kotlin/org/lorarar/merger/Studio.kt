@@ -288,7 +288,7 @@ class Studio(
         change { copy(measuring = Stage.STARTING, record = null) }
         work(onFailure = { sentence -> copy(measuring = null).complaining(sentence) }) {
             pipeline!!.residency.clearFor(plan.component)
-            val benchmark = Benchmark(bundle!!, runtimes, places.scratch, report, version)
+            val benchmark = Benchmark(bundle!!, runtimes, places.scratch, report, version, hasWorked = true)
             val record = benchmark.run(plan) { stage -> change { copy(measuring = stage) } }
             change { copy(measuring = null, record = Json.write(record)) }
         }

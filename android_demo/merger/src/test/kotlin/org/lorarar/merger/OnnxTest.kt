@@ -245,6 +245,22 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
         assertTrue("another base model" in refusal { pipeline().load(listOf(pair[0], loras("style").single())) })
         val three = loras("content", "style", "beyond")
         assertTrue("there is room for 2; export with --loras 3" in refusal { pipeline().load(three) })
+        val content = loras("content").single()
+        val nine = List(9) { content }
+        assertTrue("there is room for 2; merge some into one LoRA first" in refusal { pipeline().load(nine) })
+        val high = List(2) { widened(content, 513) }
+        assertTrue("need 1026 ranks, but there is room for " in refusal { pipeline().load(high) })
+        assertTrue("; cut a LoRA with lorarar.resize" in refusal { pipeline().load(high) })
+    }
+
+    /** A LoRA whose layers say that they have a rank, as a stack's size is known by. */
+    private fun widened(lora: Lora, rank: Int): Lora {
+        val file = SafeTensors.open(File(golden, "content.safetensors"))
+        fun factor(vararg shape: Int) = Factor(file, "wide", 1f, shape.toList())
+        val layers = lora.layers.mapValues { (_, layer) ->
+            LoraLayer(factor(rank, layer.weightShape[1]), factor(layer.weightShape[0], rank))
+        }
+        return Lora(layers, lora.dialect, "wide")
     }
 
     @Test
@@ -270,6 +286,9 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
             val record = benchmark.run(BenchmarkPlan(component, runs = 3, warmup = 2, threads = 1)) { }
             File(TestData.results, "record-$component.json").writeText(Json.write(record))
         }
+        val used = Benchmark(whole, runtimes, TestData.scratch, FakePhone, "0.1.0", hasWorked = true)
+        val notes = listOf(benchmark, used).map { it.run(BenchmarkPlan("hypernet", runs = 1)) { }["notes"] as List<*> }
+        assertEquals(listOf(false, true), notes.map { told -> told.any { "since the app began" in "$it" } })
         assertTrue("give 1 to" in refusal { BenchmarkPlan("hypernet", runs = 0) })
     }
 }

@@ -327,6 +327,7 @@ class StudioTest : StudioCase() {
         val record = Json.parseObject(until("measured") { it.record != null && !it.busy }.record!!.toByteArray())
         assertNull(Schemas.record.fault(record))
         assertEquals("android-app", record["runner"])
+        assertTrue("$record", (record["notes"] as List<*>).any { "the app was in use" in "$it" })
     }
 
     @Test
