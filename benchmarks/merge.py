@@ -36,7 +36,7 @@ def parser() -> Parser:
         type=int,
         default=1,
         metavar="N",
-        help="measured steps of ZipLoRA's 100 (default %(default)s)",
+        help="measured steps of ZipLoRA's 100, after one that doesn't count (default %(default)s); 0: none of them",
     )
     add_run_options(made)
     add("--keep-memory", action="store_true", help="keep freed memory in the process: no page faults in any case")

@@ -60,7 +60,8 @@ def parser() -> Parser:
     methods = "\n".join(f"  {name:<10} {method.summary} ({method.paper})" for name, method in METHODS.items())
     made = Parser(
         prog="lorarar merge",
-        description="Merge a content and a style LoRA into one LoRA file that diffusers, ComfyUI and others load.",
+        description="Merge a content and a style LoRA into one LoRA file for diffusers and PEFT or,\n"
+        "with --dialect kohya, for ComfyUI and WebUIs.",
         epilog=f"methods:\n{methods}\n{_RULES_TEXT}",
     )
     add = made.add_argument

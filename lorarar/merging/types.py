@@ -86,7 +86,8 @@ class MergeOptions:
     style_scale: float = setting(1.0, "multiplies ΔW_s; 1 is the paper's", metavar="X")
     rule: str = setting(
         "average",
-        "direct, norm-balance: how to merge; learned, ssr, block-router: the layers they leave (learned: as trained)",
+        "direct, norm-balance: how to merge; learned, ssr, ssr-text, block-router: the layers they leave (learned: as "
+        "trained)",
         choices=RULES,
     )
     density: float = setting(0.5, "dare, ties, dare-ties, knots-ties: share of entries that are kept", metavar="P")

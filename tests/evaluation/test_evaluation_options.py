@@ -192,8 +192,8 @@ def test_layers_that_a_method_can_t_draw_with_are_refused_before_any_work(
     save_tiny_evaluation(tmp_path, ("contents",), ("hypernet",))
     file = read_dataset(tmp_path / "data").part("paper", "test")[0][-1].lora
     lora = read_lora(file)
-    wide, out = ((4, 3, 3), 16) if layer == "unet.conv_in" else ((32,), 32)
-    made = LoraLayer(np.ones((1, *wide), np.float32), np.ones((out, 1), np.float32))
+    down, up = ((1, 4, 3, 3), (16, 1, 1, 1)) if layer == "unet.conv_in" else ((1, 32), (32, 1))
+    made = LoraLayer(np.ones(down, np.float32), np.ones(up, np.float32))
     write_lora(LoRA({**lora.layers, layer: made}), file)
     given = ["--base", str(tmp_path / "base"), "--dataset", str(tmp_path / "data"), "--judge", "miniature"]
     given += ["--hypernet", str(tmp_path / "hypernet.safetensors")] if method.startswith("learned") else []
