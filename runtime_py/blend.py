@@ -158,7 +158,7 @@ class FileMerge:
         """Return all layers that a LoRA has.
 
         Those outside the layout get the rule, strengths and block weights. Raises InputError for LoRAs that disagree on
-        a layer's shape, and for a result beyond float32.
+        a layer's shape, and for a result beyond float32: of files that are read layer by layer, when one is read.
         """
         return {name: self._layer(name) for name in self._names}
 

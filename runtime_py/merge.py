@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FileMergeResult:
-    """What a merge of two files did, for a command to tell."""
+    """What a merge of two files did, for a command to tell. Its LoRAs are read from the files when asked for."""
 
     merged: Merged
     content: LoRA

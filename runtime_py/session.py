@@ -20,6 +20,7 @@ from lorarar.errors import InputError
 from lorarar.layout import kind_of
 from lorarar.lora import LoRA, LoraSource, as_lora
 from lorarar.lora.names import architecture
+from lorarar.lora.types import check_made
 from lorarar.merging import RULES, Merged, align
 from lorarar.merging.klora import KLoRA
 from lorarar.merging.types import check_strengths
@@ -137,6 +138,8 @@ class Session:
         if isinstance(loras, (str, Path, LoRA, Mapping)) or not isinstance(loras, Iterable):
             raise InputError("`loras` are a list: a content and a style LoRA, one LoRA alone, or none")
         read = tuple(map(as_lora, loras))
+        for lora in (given for given in loras if isinstance(given, LoRA)):
+            check_made(lora)
         self._set(read, self.bundle.stacked(read))
         pool, layout = ThreadPoolExecutor(1, "shares"), self.bundle.layout
         self._shares = pool.submit(lambda: tuple(carried(lora, layout) for lora in read))

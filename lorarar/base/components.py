@@ -170,7 +170,7 @@ def training_identity(components: Components) -> dict[str, Any]:
 def require_prompts(prompts: Sequence[str]) -> None:
     """Refuse an empty prompt, which tells a LoRA nothing."""
     if not all(prompt.strip() for prompt in prompts):
-        raise InputError("a prompt is empty; give what the images show, such as 'a sks dog'")
+        raise InputError("a prompt is empty; give the LoRA's own, such as 'a sks dog'")
 
 
 @torch.no_grad()

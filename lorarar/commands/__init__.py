@@ -27,7 +27,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "bench": ("lorarar.commands.bench", "measure", "time merges, UNets, pipelines and components, here and on phones"),
     "report": ("benchmarks.report", "measure", "benchmark records as one HTML page and Markdown"),
     "train": ("lorarar.commands.train", "train", "the hypernetwork, on the LoRAs of a dataset"),
-    "means": ("lorarar.commands.means", "train", "a hypernetwork → its mean coefficients, which need no network"),
+    "means": (
+        "lorarar.commands.means",
+        "train",
+        "a hypernetwork → its mean coefficients, a checkpoint without a network",
+    ),
     "train-lora": ("lorarar.commands.train_lora", "train", "a LoRA from a few images, or every LoRA of a dataset"),
     "evaluate": ("lorarar.commands.evaluate", "train", "MARS² and the paper's tables and grids, for any methods"),
     "study": ("lorarar.commands.study", "train", "the paper's human study as a web app"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorarar.base.names import MINIATURE, choose_checkpoint, choose_dataset
 from lorarar.command_line import EXIT_OK, Parser, add_settings, given_settings, main_of, run_command
@@ -238,15 +239,22 @@ def _open(args: argparse.Namespace, settings: EvaluationSettings, dataset: Datas
 
 def _refuse_trained_on(loaded: LoadedPredictor, dataset: Dataset, split: str, part: str) -> None:
     """Refuse a checkpoint that learned from contents or styles of the part that is evaluated."""
-    learned = str(loaded.training.get("split"))
-    datasets, name = (f"{JOINED}{text}{JOINED}" for text in (loaded.training.get("dataset"), dataset.name))
+    means = loaded.training.get("means")
+    for training in (loaded.training, means if isinstance(means, dict) else {}):
+        _refuse_part_of(training, loaded.source, dataset, split, part)
+
+
+def _refuse_part_of(training: Mapping[str, Any], source: str, dataset: Dataset, split: str, part: str) -> None:
+    """Refuse a part that has contents or styles of the training part of the dataset and split that a record names."""
+    learned = str(training.get("split"))
+    datasets, name = (f"{JOINED}{text}{JOINED}" for text in (training.get("dataset"), dataset.name))
     if name not in datasets or learned not in dataset.splits:
         return
     trained = {entry.name for role in dataset.part(learned, "train") for entry in role}
     both = [entry.name for role in dataset.part(split, part) for entry in role if entry.name in trained]
     if both:
         raise InputError(
-            f"{loaded.source} was trained on the split {learned!r}, with {len(both)} of the contents and styles of the "
+            f"{source} was trained on the split {learned!r}, with {len(both)} of the contents and styles of the "
             f"{part} part of {split!r} ({first_of(both)}); give a `hypernet` of this split, or another `split`"
         )
 

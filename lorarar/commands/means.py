@@ -7,11 +7,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE_FOLDER, choose_checkpoint, choose_dataset, load_layout
+from lorarar.base.names import (
+    BASES_HELP,
+    CONFIGS,
+    DEFAULT_BASE,
+    MINIATURE,
+    MINIATURE_FOLDER,
+    choose_checkpoint,
+    choose_dataset,
+    load_layout,
+)
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import print_table, progress, warn
-from lorarar.errors import InputError
-from lorarar.files import check_output, whole
+from lorarar.files import check_checkpoint_output, whole
 from lorarar.lora import LoRA, open_lora
 from lorarar.settings import check_at_least, check_seed
 from lorarar.toolchains import require_torch
@@ -28,12 +36,12 @@ def parser() -> Parser:
         "lorarar means",
         description="Replace a hypernetwork by the means of what it gives for a dataset's training pairs: one\n"
         "(m_c, m_s) for each kind of layer, the same for every pair. The checkpoint takes the network's place in\n"
-        "merge, export and evaluate, and a phone needs no network.",
+        "merge, export and evaluate, and a phone needs no hypernetwork.",
     )
     add = made.add_argument
-    add("--base", default=DEFAULT_BASE, help=f"a diffusers folder, {', '.join(CONFIGS)} (default {DEFAULT_BASE})")
+    add("--base", default=DEFAULT_BASE, help=BASES_HELP)
     add("--hypernet", type=Path, metavar="FILE", help="the trained network (default: the miniature's)")
-    add("--dataset", type=Path, metavar="DIR", help="whose training pairs are merged (default: the miniature's)")
+    add("--dataset", type=Path, metavar="DIR", help="pairs of its training part are merged (default: the miniature's)")
     add("--split", default=DEFAULT_SPLIT, help="a split of the dataset (default %(default)s)")
     add("--pairs", type=int, default=MEAN_PAIRS, metavar="N", help="random pairs of it (default %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="seed of their choice (default %(default)s)")
@@ -43,12 +51,11 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Merge the pairs, write the means and show them."""
-    if args.out.suffix != ".safetensors":
-        raise InputError(f"{args.out}: a checkpoint is a file whose name ends with .safetensors")
     check_at_least(1, pairs=args.pairs)
     check_seed(args.seed)
-    checkpoint, dataset = choose_checkpoint(args.base, args.hypernet), choose_dataset(args.base, args.dataset)
-    check_output(args.out, checkpoint, *whole(MINIATURE_FOLDER, dataset, Path(args.base)))
+    checkpoint, folder = choose_checkpoint(args.base, args.hypernet), choose_dataset(args.base, args.dataset)
+    read = () if args.base in (MINIATURE, *CONFIGS) else (Path(args.base),)
+    check_checkpoint_output(args.out, checkpoint, *whole(MINIATURE_FOLDER, *read), *filter(Path.is_file, whole(folder)))
     require_torch()
     # Not above: they import torch, which --help must not.
     from lorarar.hypernet.checkpoints import check_fits, load_predictor, save_hypernet
@@ -57,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     loaded, layout = load_predictor(checkpoint), load_layout(args.base)
     warn(f"{loaded.source}: {note}" for note in loaded.warnings)
     check_fits(loaded.predictor, layout)
-    pairs = training_pairs(args.base, read_dataset(dataset), args.split, args.seed, args.pairs)
+    dataset = read_dataset(folder)
+    pairs = training_pairs(dataset, args.split, args.seed, args.pairs)
     with progress("merging", len(pairs)) as update:
 
         def opened() -> Iterator[tuple[LoRA, LoRA]]:
@@ -67,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
         means = predictor_means(loaded, opened(), layout)
     constants = constant_predictor(means, loaded.predictor.config.kv_rule)
-    save_hypernet(constants, args.out, means_record(loaded, pairs, args.seed))
+    save_hypernet(constants, args.out, means_record(loaded, dataset, args.split, pairs))
     _show(args.out, loaded.source, means, len(pairs))
     return EXIT_OK
 
@@ -79,7 +87,7 @@ def _show(out: Path, source: str, means: Mapping[str, KindMeans], pairs: int) ->
         spans = zip(found.by_pair.min(axis=0), found.by_pair.max(axis=0), strict=True)
         shown = [f"{mean:.3f} ({low:.3f}–{high:.3f})" for mean, (low, high) in zip(found.mean, spans, strict=True)]
         rows.append((kind, *shown))
-    title = f"{source} · mean coefficients of {pairs} pairs (of single pairs)"
+    title = f"{source} · mean coefficients of {pairs} pairs (least–most of single pairs)"
     print_table(("layers", "content", "style"), rows, title, left=("layers",))
     print(f"{out}: {2 * len(means)} numbers, the same for every pair")
 

@@ -11,7 +11,7 @@ from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, choose_dataset
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
 from lorarar.console import console, print_rows, print_table, progress, status
 from lorarar.errors import InputError
-from lorarar.files import check_output
+from lorarar.files import check_checkpoint_name, check_output
 from lorarar.images import images_below
 from lorarar.training.curve import sparkline
 from lorarar.training.dataset import DEFAULT_SPLIT, Content, Dataset, Style, joined, read_dataset
@@ -140,8 +140,8 @@ def _check(args: argparse.Namespace) -> None:
     args.split = DEFAULT_SPLIT if args.split is None else args.split
     if args.plan is None and args.out is None:
         raise InputError("there is no file for the checkpoint; give `out`, or `plan` to count the memory alone")
-    if args.out is not None and args.out.suffix != ".safetensors":
-        raise InputError(f"{args.out}: a checkpoint is a file whose name ends with .safetensors")
+    if args.out is not None:
+        check_checkpoint_name(args.out)
     args.state_every = check_state(args.state, args.state_every, *(_outputs(args.out) if args.out else ()))
     of_network = [name for name in ("hidden", "positions", "normalise") if getattr(args, name)]
     if args.predictor == "constant" and of_network:

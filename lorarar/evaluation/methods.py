@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lorarar import merging
 from lorarar.base.attach import fused
 from lorarar.base.components import Components, encode_prompts
+from lorarar.base.names import MINIATURE, shipped_dataset
 from lorarar.composed import COMPOSED_SHARE
 from lorarar.errors import InputError
 from lorarar.evaluation.composed import composed, composed_start, composite, remembered
@@ -33,7 +34,7 @@ from lorarar.merging.klora import ALPHA, BETA, RELEASED_BETA, BeforeStep, KLoRA
 from lorarar.merging.ssr import RIDGE
 from lorarar.merging.ssr_grams import SEED, merge_by_ssr
 from lorarar.merging.ziplora import ziplora
-from lorarar.training.dataset import Content, Dataset, Style, composed_prompts
+from lorarar.training.dataset import DEFAULT_SPLIT, Content, Dataset, Style, composed_prompts, read_dataset
 from lorarar.training.dreambooth import train_lora
 from lorarar.training.hyper_settings import MEAN_PAIRS, ZipSettings
 from lorarar.training.means import coefficient_means, training_pairs, training_part
@@ -286,8 +287,7 @@ def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
         means = mean_coefficients(bench, options)
         options, parameters = replace(options, constants=means, predict=None), 2 * len(means)
         # What the means follow from: their last bits are the processor's.
-        read = training_part(bench.components.base, bench.dataset, bench.split)
-        trained = [file_digest(entry.lora) for role in read for entry in role]
+        trained = [file_digest(entry.lora) for role in training_part(*_trained_on(bench)) for entry in role]
         facts["constants"] = {"pairs": MEAN_PAIRS, "seed": bench.seed, "files": trained}
     return Evaluated(name, _merging("learned", options, parameters), facts)
 
@@ -295,11 +295,20 @@ def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
 def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tuple[float, float]]:
     """Return by kind of layer the hypernetwork's mean (m_c, m_s) over columns, layers and training pairs.
 
-    Raises InputError as `training_pairs`.
+    Raises InputError as `training_pairs` and `coefficient_means`.
     """
-    pairs = training_pairs(bench.components.base, bench.dataset, bench.split, bench.seed)
+    pairs = training_pairs(*_trained_on(bench), bench.seed)
     means = coefficient_means((bench.pair(*pair) for pair in pairs), bench.layout, options)
     return {kind: found.mean for kind, found in means.items()}
+
+
+def _trained_on(bench: Workbench) -> tuple[Dataset, str]:
+    """Return whose training part the means are of: the split's or, on the miniature and where that has none, as a wide
+    test, the shipped dataset's.
+    """
+    if not all(bench.dataset.part(bench.split, "train")) and bench.components.base == MINIATURE:
+        return read_dataset(shipped_dataset()), DEFAULT_SPLIT
+    return bench.dataset, bench.split
 
 
 def sampled_pairs(dataset: Dataset, split: str, part: str) -> list[tuple[Content, Style]]:

@@ -136,7 +136,7 @@ def _offsets(hypernet: Hypernetwork, group: Group) -> Float[Tensor, "n 2 inp"]:
 def _constants(constants: ConstantCoefficients, group: Group) -> Float[Tensor, "n 2 inp_or_1"]:
     """Return the constant coefficients of a group's layers, and the rule's for kinds that were not learned.
 
-    Columns that all have the same are one: for SDXL's attention 4 KB in the place of 5 MB.
+    Columns that all have the same are one: of k, v and out of SDXL's attention 4.5 KB in the place of 6.3 MB.
     """
     rule = torch.tensor(RULES[constants.config.kv_rule])
     columns = group.in_features if len(constants.columns) else 1

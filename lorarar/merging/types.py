@@ -31,7 +31,7 @@ def too_large(layer: str, factors: str = "scales") -> InputError:
 
 
 def refuse_overflow(layer: LoraLayer, name: str, factors: str = "scales") -> LoraLayer:
-    """Return a merged layer that is `too_large` where it is not finite: at once in memory, else when it is read."""
+    """Refuse a merged layer that is not finite: now where it is in memory, else as soon as what is returned is read."""
 
     def blocks() -> Blocks:
         # An overflow is told as an InputError, and not by numpy's warnings too.

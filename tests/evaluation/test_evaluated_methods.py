@@ -20,6 +20,7 @@ from lorarar.base.attach import fused
 from lorarar.base.components import encode_prompts
 from lorarar.base.names import shipped_dataset
 from lorarar.errors import InputError
+from lorarar.evaluation import methods
 from lorarar.evaluation.composed import composed, composite
 from lorarar.evaluation.method_names import COMPOSED_START, METHODS, sampling_of
 from lorarar.evaluation.methods import Workbench, mean_coefficients, pair_seed, prepare
@@ -31,7 +32,6 @@ from lorarar.merging import MergeOptions, learned_options, merge_loras
 from lorarar.merging.klora import KLoRA
 from lorarar.merging.ssr_grams import merge_by_ssr
 from lorarar.merging.ziplora import ziplora
-from lorarar.training import means
 from lorarar.training.dataset import Content, Dataset, Style, composed_prompts
 from lorarar.training.dreambooth import train_lora
 from lorarar.training.hyper_settings import ZipSettings
@@ -229,7 +229,7 @@ def test_a_wide_test_takes_the_mean_over_the_shipped_training_pairs(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, options = case.bench, learned_options(predictor(case, "sum").predictor)
-    monkeypatch.setattr(means, "read_dataset", {shipped_dataset(): work.dataset}.__getitem__)
+    monkeypatch.setattr(methods, "read_dataset", {shipped_dataset(): work.dataset}.__getitem__)
     wide = replace(work, components=replace(work.components, base="miniature"), dataset=without_training(work.dataset))
     assert mean_coefficients(wide, options) == mean_coefficients(work, options)
 

@@ -169,7 +169,7 @@ def test_a_lora_of_another_base_is_refused(products: Path) -> None:
             ["generate", "--prompt", "a dog", "--subject", "a dog"],
             "a composed start needs --subject and --subject-class",
         ),
-        (["generate", "--prompt", "a dog", "--composed-share", "0.5"], "give both, or none of it"),
+        (["generate", "--prompt", "a dog", "--composed-share", "0.5"], "give both or neither"),
         (["check", "--units", "gpu"], "--units is 'gpu'; valid are all, cpu-and-neural-engine, cpu-and-gpu, cpu-only"),
     ],
 )

@@ -191,13 +191,31 @@ def test_files_are_merged_a_layer_at_a_time(
 def test_a_merge_of_files_that_overflows_is_told_and_writes_nothing(
     bundle_folders: dict[tuple[str, str], Path], layout: Layout, tmp_path: Path
 ) -> None:
+    """Outside the layout, where no coefficient tells it before the layer is read."""
+    large = {TEXT: LoraLayer(np.full((4, 24), 1e30, np.float32), np.ones((24, 4), np.float32))}
     files = [tmp_path / f"{number}.safetensors" for number in range(2)]
     for number, path in enumerate(files):
-        write_lora(LoRA(random_lora(layout, (2,), number).layers), path)
+        write_lora(LoRA(random_lora(layout, (2,), number).layers | large), path)
     bundle, out = Bundle.open(bundle_folders["onnx", "fp32"]), tmp_path / "merged.safetensors"
-    with pytest.raises(InputError, match="too large for float32; use smaller strengths"):
-        merge_files(bundle, *files, out, strengths=(3e38, 3e38))
+    with pytest.raises(
+        InputError, match=r"the merge of text_encoder\..* is too large for float32; use smaller strengths"
+    ):
+        merge_files(bundle, *files, out, strengths=(1e10, 1e10))
     assert not out.exists()
+
+
+def test_loras_made_in_python_are_checked_when_they_are_loaded(
+    bundle_folders: dict[tuple[str, str], Path], layout: Layout
+) -> None:
+    """The layers outside the layout too, and any number of LoRAs."""
+    session = Bundle.open(bundle_folders["onnx", "fp32"]).session()
+    sound = random_lora(layout, (2,), 1).layers
+    for wrong, says in (
+        (LoraLayer(np.zeros((0, 24), np.float32), np.zeros((24, 0), np.float32)), "has rank 0"),
+        (LoraLayer(np.ones((1, 24), np.float32), np.full((24, 1), np.nan, np.float32)), "holds NaN or infinity"),
+    ):
+        with pytest.raises(InputError, match=says):
+            session.load([LoRA(sound | {TEXT: wrong})])
 
 
 def test_a_picture_destroys_no_file_and_nothing_is_written_without_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hyper_world import World
 
+from lorarar.commands.evaluate import main as evaluate
 from lorarar.commands.means import main
 from lorarar.commands.merge import main as merge
 from lorarar.errors import InputError
@@ -82,10 +84,38 @@ def test_a_few_pairs_are_chosen_by_the_seed_and_recorded(world: World, network: 
         out = tmp_path / f"{len(records)}.safetensors"
         assert command(world, network, out, "--pairs", "2", "--seed", seed) == 0
         records.append(load_predictor(out).training)
-    assert records[0] == records[1] != records[2]
+    assert records[0] == records[1]
+    assert records[0]["means"]["pairs"] != records[2]["means"]["pairs"]
     assert {name: records[0][name] for name in RECORD} == RECORD
     assert records[0]["means"]["hypernet"] == load_predictor(network).sha256
     assert len(records[0]["means"]["pairs"]) == 2
+
+
+def test_means_are_not_evaluated_on_the_pairs_that_they_are_of(world: World, network: Path, tmp_path: Path) -> None:
+    """Another split's than the network's, whose training part has what the evaluated part tests."""
+    folder, out = tmp_path / "dataset", tmp_path / "means.safetensors"
+    shutil.copytree(world.dataset.folder, folder)
+    told = json.loads((folder / "dataset.json").read_text())
+    (split,) = told["splits"].values()
+    turned = {role: {**parts, "train": parts["test"], "test": parts["train"]} for role, parts in split.items()}
+    told["splits"]["turned"] = turned
+    (folder / "dataset.json").write_text(json.dumps(told))
+    given = ["--base", str(world.base), "--dataset", str(folder)]
+    assert main([*given, "--hypernet", str(network), "--split", "turned", "-o", str(out)]) == 0
+    with pytest.raises(InputError, match=r"means\.safetensors was trained on the split 'turned'"):
+        evaluate(
+            [
+                *given,
+                "--methods",
+                "learned",
+                "--hypernet",
+                str(out),
+                "-o",
+                str(tmp_path / "run"),
+                "--judge",
+                "miniature",
+            ]
+        )
 
 
 def without(lora: LoRA, kind: str) -> LoRA:
@@ -103,7 +133,7 @@ def test_what_has_no_means_is_refused_and_nothing_is_written(world: World, netwo
             command(world, given, out)
     with pytest.raises(InputError, match="would overwrite the input"):
         command(world, network, network)
-    with pytest.raises(InputError, match=r"ends with \.safetensors"):
+    with pytest.raises(InputError, match=r"end its name with \.safetensors"):
         command(world, network, tmp_path / "means.bin")
     with pytest.raises(InputError, match="--pairs is 0"):
         command(world, network, out, "--pairs", "0")
@@ -115,5 +145,5 @@ def test_loras_that_share_no_layer_of_a_learned_kind_are_refused(world: World, n
     shutil.copytree(world.dataset.folder, folder)
     for content in read_dataset(folder).contents.values():
         write_lora(without(read_lora(content.lora), "q"), content.lora)
-    with pytest.raises(InputError, match=r"no pair of the training LoRAs shares a q layer, which network\.safe"):
+    with pytest.raises(InputError, match=r"no pair of the training LoRAs shares a q layer, which the hypernetwork"):
         command(world, network, tmp_path / "out.safetensors", "--dataset", str(folder))

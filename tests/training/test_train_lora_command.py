@@ -169,7 +169,7 @@ def test_command_refuses_files(tiny_pipeline: Path, images: tuple[Path, ...], tm
     ):
         with pytest.raises(InputError, match=message):
             main([*base, *options])
-    with pytest.raises(InputError, match="a prompt is empty; give what the images show"):
+    with pytest.raises(InputError, match="a prompt is empty; give the LoRA's own"):
         main(
             ["--base", str(tiny_pipeline), "--prompt", " ", "--images", picture, "-o", str(tmp_path / "o.safetensors")]
         )

@@ -178,7 +178,7 @@ public enum Record {
         var notes: [String] = []
         if run.hasWorked {
             notes.append(
-                "the app was in use: an earlier load may have left what the cold one reads; the peak memory is since "
+                "the app was in use: the cold load may have found what an earlier one left; the peak memory is since "
                     + "the app began")
         }
         if let seconds = run.found.compile {

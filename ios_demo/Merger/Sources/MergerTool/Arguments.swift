@@ -68,7 +68,7 @@ struct Arguments {
         let share: Double? = try number("--composed-share")
         guard let subject = text("--subject"), let subjectClass = text("--subject-class") else {
             guard text("--subject") == nil, text("--subject-class") == nil, share == nil else {
-                throw InputError("a composed start needs --subject and --subject-class; give both, or none of it")
+                throw InputError("a composed start needs --subject and --subject-class; give both or neither")
             }
             return nil
         }
