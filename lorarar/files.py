@@ -49,12 +49,6 @@ def check_checkpoint_name(output: Path) -> None:
         raise InputError(f"{output}: a checkpoint is written as a safetensors file; end its name with .safetensors")
 
 
-def check_checkpoint_output(output: Path, *inputs: Path) -> None:
-    """Refuse a checkpoint's path as `check_output` does, and a name that does not end with .safetensors."""
-    check_checkpoint_name(output)
-    check_output(output, *inputs)
-
-
 def check_output(output: Path, *inputs: Path) -> None:
     """Refuse an output path that is a folder, can't be written, or would overwrite an input."""
     if output.is_dir():

@@ -137,8 +137,9 @@ class Session:
         """
         if isinstance(loras, (str, Path, LoRA, Mapping)) or not isinstance(loras, Iterable):
             raise InputError("`loras` are a list: a content and a style LoRA, one LoRA alone, or none")
-        read = tuple(map(as_lora, loras))
-        for lora in (given for given in loras if isinstance(given, LoRA)):
+        given = tuple(loras)
+        read = tuple(map(as_lora, given))
+        for lora in (each for each in given if isinstance(each, LoRA)):
             check_made(lora)
         self._set(read, self.bundle.stacked(read))
         pool, layout = ThreadPoolExecutor(1, "shares"), self.bundle.layout

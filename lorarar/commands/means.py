@@ -19,7 +19,7 @@ from lorarar.base.names import (
 )
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import print_table, progress, warn
-from lorarar.files import check_checkpoint_output, whole
+from lorarar.files import check_checkpoint_name, check_output, whole
 from lorarar.lora import LoRA, open_lora
 from lorarar.settings import check_at_least, check_seed
 from lorarar.toolchains import require_torch
@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     check_seed(args.seed)
     checkpoint, folder = choose_checkpoint(args.base, args.hypernet), choose_dataset(args.base, args.dataset)
     read = () if args.base in (MINIATURE, *CONFIGS) else (Path(args.base),)
-    check_checkpoint_output(args.out, checkpoint, *whole(MINIATURE_FOLDER, *read), *filter(Path.is_file, whole(folder)))
+    check_checkpoint_name(args.out)
+    check_output(args.out, checkpoint, *whole(MINIATURE_FOLDER, *read), *filter(Path.is_file, whole(folder)))
     require_torch()
     # Not above: they import torch, which --help must not.
     from lorarar.hypernet.checkpoints import check_fits, load_predictor, save_hypernet

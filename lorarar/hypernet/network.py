@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorarar.errors import InputError
+from lorarar.files import check_checkpoint_name
 from lorarar.hypernet.columns import ColumnOffsets, Columns, parse_columns
 from lorarar.hypernet.storage import HYPERNETWORK, Checkpoint, Provenance, digest_of, read_checkpoint, write_checkpoint
 from lorarar.layout import PAPER_LEARNED, check_kinds, kind_of
@@ -137,8 +138,7 @@ class Hypernetwork(nn.Module):
         weights that are not finite.
         """
         target = Path(path)
-        if target.suffix != ".safetensors":
-            raise InputError(f"{target}: a hypernetwork is saved as safetensors; end its name with .safetensors")
+        check_checkpoint_name(target)
         write_checkpoint(target, HYPERNETWORK, self.state_dict(), self.config.to_json(), self.made())
 
     def __repr__(self) -> str:

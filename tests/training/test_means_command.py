@@ -102,20 +102,9 @@ def test_means_are_not_evaluated_on_the_pairs_that_they_are_of(world: World, net
     (folder / "dataset.json").write_text(json.dumps(told))
     given = ["--base", str(world.base), "--dataset", str(folder)]
     assert main([*given, "--hypernet", str(network), "--split", "turned", "-o", str(out)]) == 0
+    given += ["--methods", "learned", "--hypernet", str(out), "--judge", "miniature"]
     with pytest.raises(InputError, match=r"means\.safetensors was trained on the split 'turned'"):
-        evaluate(
-            [
-                *given,
-                "--methods",
-                "learned",
-                "--hypernet",
-                str(out),
-                "-o",
-                str(tmp_path / "run"),
-                "--judge",
-                "miniature",
-            ]
-        )
+        evaluate([*given, "-o", str(tmp_path / "run")])
 
 
 def without(lora: LoRA, kind: str) -> LoRA:
