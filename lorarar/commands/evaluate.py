@@ -17,8 +17,11 @@ from lorarar.evaluation.method_names import (
     LISTED,
     METHODS,
     SAMPLINGS,
+    STYLE,
+    entry_of,
     parse_hypernets,
     parse_methods,
+    parts_of,
     sampling_of,
 )
 from lorarar.evaluation.results import RESULTS_FILE, Results, pool, read_results, write_results
@@ -62,7 +65,8 @@ _WITH_RESULTS = ("results", "out", "seed")
 
 def parser() -> Parser:
     """Make the command's parser."""
-    usual = {name: entry.summary for name, entry in METHODS.items() if not sampling_of(name)}
+    usual = {name: entry.summary for name, entry in METHODS.items()}
+    usual[f"NAME{STYLE}X"] = "the style at strength X, as  lorarar merge --style-scale X"
     drawn = {f"NAME{sampling}": told for sampling, (_, told) in SAMPLINGS.items()}
     methods = "\n".join(f"  {name:<20}{told}" for name, told in (usual | drawn).items())
     made = Parser(
@@ -155,17 +159,17 @@ def _check_methods(args: argparse.Namespace) -> None:
     """Refuse no methods, options of methods that are not there, and methods without what is asked for."""
     if not args.methods and not args.hypernets:
         raise InputError(f"`methods` is empty; valid are {LISTED}")
-    learned = [name for name, entry in METHODS.items() if entry.hypernet and not sampling_of(name)]
-    merges = {name.removesuffix(sampling_of(name)) for name in args.methods}
+    learned = [name for name, entry in METHODS.items() if entry.hypernet]
+    merges = {parts_of(name).own for name in args.methods}
     for name, methods in {"zip_steps": ["ziplora"], "joint_steps": ["joint"], "hypernet": learned}.items():
         if getattr(args, name) is not None and not merges & set(methods):
             raise InputError(f"`{name}` is for {', '.join(methods)}; leave it out, or add such a method to `methods`")
-    if args.results is None and any(METHODS[name].hypernet for name in args.methods):
+    if args.results is None and any(METHODS[own].hypernet for own in merges):
         args.hypernet = choose_checkpoint(args.base, args.hypernet)
     if args.coefficients:
-        without = [name for name in args.methods if name in METHODS and not METHODS[name].coefficients]
+        without = [name for name in args.methods if not METHODS[parts_of(name).own].coefficients]
         if without:
-            known = ", ".join(name for name, entry in METHODS.items() if entry.coefficients and not sampling_of(name))
+            known = ", ".join(name for name, entry in METHODS.items() if entry.coefficients)
             raise InputError(f"{without[0]} has no coefficients; `methods` with `coefficients` are {known}")
     if args.composed_share is not None and COMPOSED_START not in map(sampling_of, [*args.methods, *args.hypernets]):
         raise InputError(
@@ -212,7 +216,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Dataset, str]:
         # Not needed for --help: it imports torch.
         from lorarar.evaluation.methods import sampled_pairs
     pairs = sampled_pairs(dataset, args.split, args.part)
-    if args.hypernets or any(METHODS[name].loras for name in args.methods):
+    if args.hypernets or any(entry.loras for name in args.methods if (entry := entry_of(name))):
         dataset.check_loras(entry for pair in pairs for entry in pair)
     return dataset, check_device(args.device)
 
@@ -224,7 +228,7 @@ def _open(args: argparse.Namespace, settings: EvaluationSettings, dataset: Datas
     from lorarar.hypernet.checkpoints import load_predictor
 
     checkpoints = {name: load_predictor(Path(path)) for name, path in args.hypernets.items()}
-    learned = [name for name in args.methods if METHODS[name].hypernet]
+    learned = [name for name in args.methods if METHODS[parts_of(name).own].hypernet]
     if learned:
         checkpoints |= dict.fromkeys(learned, load_predictor(args.hypernet))
     for loaded in {loaded.sha256: loaded for loaded in checkpoints.values()}.values():

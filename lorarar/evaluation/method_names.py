@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from lorarar.errors import InputError
 from lorarar.evaluation.results import MethodInfo
@@ -15,6 +17,11 @@ SAMPLINGS = {
     COMPOSED_START: ("composed start", "the first steps composed, the others with the merge by asymmetric guidance"),
 }
 """Ways to draw any merge, by what stands behind its name: what they are called, and what they do."""
+STYLE = "-style-"
+"""Between a merge's name and the strength of the style in it, as the scale of ΔW_s: `ties-style-0.6`."""
+_NAME = re.compile(
+    rf"(?P<own>.*?)(?:{STYLE}(?P<style>\d{{1,3}}(?:\.\d{{1,6}})?))?(?P<sampling>{'|'.join(SAMPLINGS)})?", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,11 @@ class MethodEntry:
     def needs_guidance(self) -> bool:
         """Tell whether it can't be drawn without guidance."""
         return self.unguided or self.guided
+
+    @property
+    def scaled(self) -> bool:
+        """Tell whether it merges two LoRAs, each of which can have a strength."""
+        return self.merged and self.loras and self.kind != REFERENCE
 
     @property
     def hypernet(self) -> bool:
@@ -115,36 +127,65 @@ METHODS: dict[str, MethodEntry] = {
     ),
 }
 _MERGES = tuple(name for name, entry in METHODS.items() if entry.merged)
-LISTED = f"{', '.join(METHODS)}; with {' or '.join(SAMPLINGS)}: {', '.join(_MERGES)}"
-METHODS |= {
-    name + sampling: replace(
-        METHODS[name],
-        label=f"{METHODS[name].label}, {words}",
-        unguided=True,
-        loras=METHODS[name].loras or sampling == COMPOSED_START,
-    )
-    for sampling, (words, _) in SAMPLINGS.items()
-    for name in _MERGES
-}
+LISTED = (
+    f"{', '.join(METHODS)}; with {' or '.join(SAMPLINGS)}: {', '.join(_MERGES)}; "
+    f"those of these that merge two LoRAs also with {STYLE}X before that"
+)
 DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "ziplora", "learned")
 """The rows of the paper's Table 1."""
 
 
+class NameParts(NamedTuple):
+    """The parts of a method's name: `ties-style-0.6-acfg` is ties, the style at 0.6, with -acfg."""
+
+    own: str  # a key of METHODS, or the name of an ablation's checkpoint
+    style: float | None  # the strength of the style, where the name has one
+    sampling: str  # a key of SAMPLINGS, or nothing for the usual way and for no merge
+
+
+def parts_of(name: str) -> NameParts:
+    """Take a name apart. A checkpoint's name may hold what would be a strength behind a method's."""
+    found = _NAME.fullmatch(name)
+    assert found is not None, name
+    own, style, sampling = found["own"], found["style"], found["sampling"] or ""
+    if style is None or own not in METHODS:
+        return NameParts(name.removesuffix(sampling), None, sampling)
+    return NameParts(own, float(style), sampling)
+
+
 def sampling_of(name: str) -> str:
     """Return how a method draws its merge: a key of SAMPLINGS, or nothing for the usual way and for no merge."""
-    return next((sampling for sampling in SAMPLINGS if name.endswith(sampling)), "")
+    return parts_of(name).sampling
+
+
+def entry_of(name: str) -> MethodEntry | None:
+    """Return what a name stands for: one of METHODS, as it is or with a strength or a sampling; None for no method.
+
+    Such a name may be that of an ablation's checkpoint.
+    """
+    own, style, sampling = parts_of(name)
+    entry = METHODS.get(own)
+    if entry is None or (sampling and not entry.merged) or (style is not None and not entry.scaled):
+        return None
+    if style is not None:
+        entry = replace(entry, label=f"{entry.label}, style at {style:g}")
+    if sampling:
+        label, composes = f"{entry.label}, {SAMPLINGS[sampling][0]}", sampling == COMPOSED_START
+        entry = replace(entry, label=label, unguided=True, loras=entry.loras or composes)
+    return entry
 
 
 def is_attached(name: str) -> bool:
     """Tell whether a method, or an ablation, puts its LoRAs beside linears in each step."""
-    return bool(sampling_of(name)) or (name in METHODS and METHODS[name].attached)
+    entry = entry_of(name)
+    return bool(sampling_of(name)) or (entry is not None and entry.attached)
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
     """Return the names in `direct,learned` in that order. Raises InputError for an unknown name or one given twice."""
     names = words(text)
     for name in names:
-        if name not in METHODS:
+        if entry_of(name) is None:
             raise InputError(f"unknown method {name!r}; valid are {LISTED}")
         if names.count(name) > 1:
             raise InputError(f"the method {name!r} is given twice; give it once")
@@ -160,10 +201,10 @@ def parse_hypernets(text: str) -> dict[str, str]:
             raise InputError(
                 f"`hypernets`: {part!r} is not NAME=PATH; give for example  q=q.safetensors,qo=qo.safetensors"
             )
-        if name in METHODS or name in found:
+        if entry_of(name) or name in found:
             raise InputError(f"`hypernets`: the name {name!r} is taken; choose another")
         own = name.removesuffix(sampling_of(name))
-        if not own or own in METHODS or sampling_of(own):
+        if not own or entry_of(own) or sampling_of(own):
             raise InputError(
                 f"`hypernets`: {name!r} names no checkpoint; give a name that no method has, and behind it at most one "
                 f"of {', '.join(SAMPLINGS)}, for example  q{ACFG}=q.safetensors"
@@ -174,7 +215,7 @@ def parse_hypernets(text: str) -> dict[str, str]:
 
 def method_info(name: str) -> MethodInfo:
     """Return a method's row of the tables; a checkpoint that is none of METHODS is an ablation under its own name."""
-    if entry := METHODS.get(name):
+    if entry := entry_of(name):
         return MethodInfo(name, entry.label, entry.kind)
     sampling = sampling_of(name)
     label = f"{name.removesuffix(sampling)}, {SAMPLINGS[sampling][0]}" if sampling else name

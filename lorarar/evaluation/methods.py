@@ -23,7 +23,7 @@ from lorarar.composed import COMPOSED_SHARE
 from lorarar.errors import InputError
 from lorarar.evaluation.composed import composed, composed_start, composite, remembered
 from lorarar.evaluation.generate import PutOn
-from lorarar.evaluation.method_names import COMPOSED_START, METHODS, sampling_of
+from lorarar.evaluation.method_names import COMPOSED_START, METHODS, parts_of
 from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, Turn, by_step
 from lorarar.files import file_digest
 from lorarar.hypernet.checkpoints import LoadedPredictor, check_fits
@@ -138,17 +138,19 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
 
     Raises InputError when the method needs a checkpoint and there is none.
     """
-    if sampling := sampling_of(name):
+    own, style, sampling = parts_of(name)
+    if sampling:
         ready = replace(prepare(name.removesuffix(sampling), bench, hypernet), name=name)
         if sampling == COMPOSED_START:
             facts = {**ready.facts, "composed_share": bench.composed_share}
             return replace(ready, make=_after_composed(ready.make), facts=facts, needs_loras=True, composes=True)
         return replace(ready, make=lambda *pair: ready.make(*pair).unguided())
-    if name not in METHODS or METHODS[name].hypernet:
+    scale: dict[str, Any] = {} if style is None else {"style_scale": style}
+    if own not in METHODS or METHODS[own].hypernet:
         if hypernet is None:
             raise InputError(f"the method {name} needs a hypernetwork; give it as `hypernet`")
-        return _learned(name, bench, hypernet)
-    side = {"resolution": bench.training.resolution}
+        return replace(_learned(own, bench, hypernet, scale), name=name)
+    side, scaled = {"resolution": bench.training.resolution}, MergeOptions(**scale)
     special: dict[str, tuple[Make, dict[str, Any]]] = {
         "content-only": (lambda bench, content, style: Made.of(bench.lora(content.lora)), {}),
         "style-only": (lambda bench, content, style: Made.of(bench.lora(style.lora)), {}),
@@ -158,19 +160,19 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
         "k-lora": (_klora(False), {"alpha": ALPHA, "beta": BETA}),
         "k-lora-released": (_klora(True), {"alpha": ALPHA, "beta": RELEASED_BETA}),
         "joint": (_joint, asdict(bench.joint) | side),
-        "ziplora": (_ziplora, asdict(bench.zip) | side | BY_PAIR),
-        "ssr": (_ssr(False), {"seed": SEED, "ridge": RIDGE, "rule": "average"}),
-        "ssr-text": (_ssr(True), {"ridge": RIDGE, "rule": "average"}),
+        "ziplora": (_ziplora(scaled), asdict(bench.zip) | side | BY_PAIR | scale),
+        "ssr": (_ssr(False, scaled), {"seed": SEED, "ridge": RIDGE, "rule": "average"} | scale),
+        "ssr-text": (_ssr(True, scaled), {"ridge": RIDGE, "rule": "average"} | scale),
         "schedule": (_scheduled("direct", SCHEDULE, False), {"spans": _told(SCHEDULE), "rule": "sum"}),
         "craft": (_scheduled("block-router", SCHEDULE, True), {"spans": _told(SCHEDULE)}),
     }
-    if name in special:
-        make, facts = special[name]
-        entry = METHODS[name]
+    if own in special:
+        make, facts = special[own]
+        entry = METHODS[own]
         images = entry.optimised or not entry.loras
         return Evaluated(name, make, facts, entry.loras, needs_images=images, composes=name == "composed")
-    base_name = "direct" if name == "direct-sum" else name
-    options = MergeOptions(rule="sum" if name == "direct-sum" else "average", seed=bench.seed)
+    base_name = "direct" if own == "direct-sum" else own
+    options = replace(scaled, rule="sum" if own == "direct-sum" else "average", seed=bench.seed)
     facts = dict(options.describe(merging.METHODS[base_name].uses))
     if "seed" in facts:
         facts |= BY_PAIR
@@ -210,19 +212,23 @@ def _joint(bench: Workbench, content: Content, style: Style) -> Made:
     return Made.of(lora, sum(layer.down.size + layer.up.size for layer in lora.layers.values()))
 
 
-def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
-    start = time.perf_counter()
-    settings = replace(bench.zip, seed=pair_seed(bench.zip.seed, content, style))
-    merged = ziplora(bench.training, *bench.pair(content, style), content, style, settings)
-    coefficients = (merged.coefficients or {}).values()
-    # The final merge is a few milliseconds of the whole.
-    return Made.of_merge(merged, sum(pair.size for pair in coefficients), time.perf_counter() - start)
+def _ziplora(options: MergeOptions) -> Make:
+    def make(bench: Workbench, content: Content, style: Style) -> Made:
+        start = time.perf_counter()
+        settings = replace(bench.zip, seed=pair_seed(bench.zip.seed, content, style))
+        merged = ziplora(bench.training, *bench.pair(content, style), content, style, settings, options=options)
+        coefficients = (merged.coefficients or {}).values()
+        # The final merge is a few milliseconds of the whole.
+        return Made.of_merge(merged, sum(pair.size for pair in coefficients), time.perf_counter() - start)
+
+    return make
 
 
-def _ssr(text_only: bool) -> Make:
+def _ssr(text_only: bool, options: MergeOptions) -> Make:
     def make(bench: Workbench, content: Content, style: Style) -> Made:
         prompts = content.prompt, style.prompt
-        merged = merge_by_ssr(bench.components, *bench.pair(content, style), prompts, text_only=text_only)
+        pair = bench.pair(content, style)
+        merged = merge_by_ssr(bench.components, *pair, prompts, text_only=text_only, options=options)
         return Made.of(merged.lora)
 
     return make
@@ -273,15 +279,15 @@ def _timed(predict: Predict, seconds: list[float]) -> Predict:
     return timed
 
 
-def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
+def _learned(name: str, bench: Workbench, loaded: LoadedPredictor, scale: Mapping[str, float]) -> Evaluated:
     """Make LoRA.rar or one of its ablations: another k/v rule, or coefficients that do not depend on the LoRAs.
 
-    Raises InputError for a checkpoint of another base.
+    `scale` has the style's, where it is not 1. Raises InputError for a checkpoint of another base.
     """
     check_fits(loaded.predictor, bench.layout)
     rules = {"learned-kv-average": {"rule": "average"}, "learned-kv-sum": {"rule": "sum"}}
-    options = learned_options(loaded.predictor, **rules.get(name, {}))
-    facts: dict[str, Any] = {"hypernet": loaded.sha256, "rule": options.rule, "learned": list(options.learned)}
+    options = learned_options(loaded.predictor, **rules.get(name, {}), **scale)
+    facts: dict[str, Any] = {"hypernet": loaded.sha256, "rule": options.rule, "learned": list(options.learned), **scale}
     parameters = sum(parameter.numel() for parameter in loaded.predictor.parameters())
     if name == "learned-mean":
         means = mean_coefficients(bench, options)

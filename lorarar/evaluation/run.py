@@ -21,7 +21,7 @@ from lorarar.evaluation.cost import measured
 from lorarar.evaluation.generate import PairFolder, Sampler, Sampling, digest_of, image_seeds
 from lorarar.evaluation.judges import Judge
 from lorarar.evaluation.judging import Swap, judge_kept, next_entry
-from lorarar.evaluation.method_names import METHODS, is_attached, method_info, sampling_of
+from lorarar.evaluation.method_names import entry_of, is_attached, method_info, sampling_of
 from lorarar.evaluation.methods import Evaluated, Workbench, prepare, sampled_pairs
 from lorarar.evaluation.metrics import Embedder
 from lorarar.evaluation.results import ImageRecord, MergeFacts, PairRecord, Results
@@ -120,7 +120,7 @@ def open_evaluation(
     The evaluation keeps everything in `folder`. `dtype` (fp32, fp16 or bf16) is that of the UNet and text encoders, and
     of the trainings. Raises InputError when the base can't be had, for LoRAs of another base, and as `prepare`.
     """
-    guided = [name for name in methods if sampling_of(name) or (name in METHODS and METHODS[name].needs_guidance)]
+    guided = [name for name in methods if sampling_of(name) or ((entry := entry_of(name)) and entry.needs_guidance)]
     if guided and settings.guidance == 1:
         raise InputError(f"{guided[0]} is a way to guide, and a `guidance` of 1 turns guidance off; give a larger one")
     sampling = Sampling(base, settings.steps, settings.guidance, settings.seed, dtype)

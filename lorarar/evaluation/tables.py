@@ -24,7 +24,7 @@ from lorarar.evaluation.mars2 import (
     means_by_name,
     score,
 )
-from lorarar.evaluation.method_names import ABLATION, ACFG, METHODS, OURS, sampling_of
+from lorarar.evaluation.method_names import ABLATION, ACFG, OURS, entry_of, sampling_of
 from lorarar.evaluation.metrics import METRICS
 from lorarar.evaluation.results import CONTROLS, MethodInfo, Results
 from lorarar.files import atomic_file
@@ -143,7 +143,7 @@ def _intervals(results: Results, how: str) -> str:
 def _are_compared(ours: str, other: MethodInfo) -> bool:
     if other.kind == OURS:
         return other.name < ours  # once
-    entry = METHODS.get(other.name)
+    entry = entry_of(other.name)
     if entry is None or entry.merged:
         return sampling_of(ours) == sampling_of(other.name)
     # What a way to guide or a start gives would count for the merge.
