@@ -145,12 +145,17 @@ class NameParts(NamedTuple):
 
 def parts_of(name: str) -> NameParts:
     """Take a name apart. A checkpoint's name may hold what would be a strength behind a method's."""
-    found = _NAME.fullmatch(name)
-    assert found is not None, name
-    own, style, sampling = found["own"], found["style"], found["sampling"] or ""
+    own, style, sampling = _as_written(name)
     if style is None or own not in METHODS:
         return NameParts(name.removesuffix(sampling), None, sampling)
-    return NameParts(own, float(style), sampling)
+    return NameParts(own, style, sampling)
+
+
+def _as_written(name: str) -> NameParts:
+    found = _NAME.fullmatch(name)
+    assert found is not None, name  # any text is a name
+    style = found["style"]
+    return NameParts(found["own"], None if style is None else float(style), found["sampling"] or "")
 
 
 def sampling_of(name: str) -> str:
@@ -187,7 +192,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
     for name in names:
         if entry_of(name) is None:
             raise InputError(f"unknown method {name!r}; valid are {LISTED}")
-        if names.count(name) > 1:
+        if [parts_of(other) for other in names].count(parts_of(name)) > 1:
             raise InputError(f"the method {name!r} is given twice; give it once")
     return names
 
@@ -204,10 +209,10 @@ def parse_hypernets(text: str) -> dict[str, str]:
         if entry_of(name) or name in found:
             raise InputError(f"`hypernets`: the name {name!r} is taken; choose another")
         own = name.removesuffix(sampling_of(name))
-        if not own or entry_of(own) or sampling_of(own):
+        if not own or entry_of(own) or sampling_of(own) or _as_written(own).style is not None:
             raise InputError(
-                f"`hypernets`: {name!r} names no checkpoint; give a name that no method has, and behind it at most one "
-                f"of {', '.join(SAMPLINGS)}, for example  q{ACFG}=q.safetensors"
+                f"`hypernets`: {name!r} names no checkpoint; give a name that no method has, without {STYLE}X, and "
+                f"behind it at most one of {', '.join(SAMPLINGS)}, for example  q{ACFG}=q.safetensors"
             )
         found[name] = path
     return found

@@ -299,12 +299,13 @@ def _learned(name: str, bench: Workbench, loaded: LoadedPredictor, scale: Mappin
 
 
 def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tuple[float, float]]:
-    """Return by kind of layer the hypernetwork's mean (m_c, m_s) over columns, layers and training pairs.
+    """Return by kind of layer the hypernetwork's mean (m_c, m_s) over columns, layers and training pairs, unscaled.
 
     Raises InputError as `training_pairs` and `coefficient_means`.
     """
     pairs = training_pairs(*_trained_on(bench), bench.seed)
-    means = coefficient_means((bench.pair(*pair) for pair in pairs), bench.layout, options)
+    unscaled = replace(options, content_scale=1.0, style_scale=1.0)
+    means = coefficient_means((bench.pair(*pair) for pair in pairs), bench.layout, unscaled)
     return {kind: found.mean for kind, found in means.items()}
 
 

@@ -171,7 +171,7 @@ def generate_all(evaluation: Evaluation, report: Report) -> None:
         except Diverged as error:
             raise InputError(
                 f"{text}: {error.told}, as it would be each time; leave {method.name} out of `methods`, or give "
-                "another `seed` or `dtype`"
+                "another `seed` or `dtype`, and another `out`"
             ) from None
         if place.merge_facts() is None:
             facts = MergeFacts(cost.seconds, made.coefficient_seconds, cost.extra_bytes, made.parameters)

@@ -308,8 +308,9 @@ def test_mean_coefficients_by_the_dense_form(bench: tuple[Sampler, Workbench]) -
     ("more", "message"),
     [
         (["--methods", "direct,magic"], "unknown method 'magic'; valid are content-only, style-only"),
-        (["--methods", "direct,direct"], "'direct' is given twice"),
+        (["--methods", "ties-style-0.6,ties-style-0.60"], "'ties-style-0.6' is given twice"),
         (["--methods", "k-lora-acfg"], "unknown method 'k-lora-acfg'; valid are content-only, style-only"),
+        (["--methods", "composed-style-0.6"], "unknown method 'composed-style-0.6'; valid are content-only"),
         (["--methods", ""], "--methods is empty"),
         (["--methods", "direct", "--zip-steps", "3"], "--zip-steps is for ziplora"),
         (["--methods", "direct", "--joint-steps", "3"], "--joint-steps is for joint"),

@@ -22,7 +22,7 @@ from lorarar.base.names import shipped_dataset
 from lorarar.errors import InputError
 from lorarar.evaluation import methods
 from lorarar.evaluation.composed import composed, composite
-from lorarar.evaluation.method_names import COMPOSED_START, METHODS, sampling_of
+from lorarar.evaluation.method_names import COMPOSED_START, METHODS, entry_of, parts_of
 from lorarar.evaluation.methods import Workbench, mean_coefficients, pair_seed, prepare
 from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
@@ -40,8 +40,8 @@ from lorarar.training.settings import LoraSettings
 On = Callable[[nn.Module], AbstractContextManager[Any]]
 SEED, STEPS = 3, 10
 LOOKED_AT = (0, 1, 4, 9)  # of the steps: both ends, a turn of the other LoRA, and where a schedule has both
-NAMES = [name for name in METHODS if not sampling_of(name)]
 SAMPLED = ["direct-sum-acfg", "learned-acfg", "direct-sum-composed-start", "joint-composed-start"]
+STYLED = [f"{name}-style-0.25" for name, entry in METHODS.items() if entry.scaled]
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,14 @@ class Case:
     style: Style
     loras: tuple[LoRA, LoRA]
     before: Tensor  # the base's own answers
+    scale: float = 1.0  # of ΔW_s, in the merges
 
     @property
     def seed(self) -> int:
         return pair_seed(SEED, self.content, self.style)
 
     def merge(self, method: str, options: MergeOptions) -> LoRA:
-        return merge_loras(*self.loras, self.world.layout, method, options).lora
+        return merge_loras(*self.loras, self.world.layout, method, replace(options, style_scale=self.scale)).lora
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +81,18 @@ def predictor(case: Case, rule: str) -> LoadedPredictor:
 
 def checkpoint(case: Case, name: str) -> LoadedPredictor | None:
     """A checkpoint of the rule that an ablation with a rule of its own must not follow."""
-    return predictor(case, "average" if name == "learned-kv-sum" else "sum") if METHODS[name].hypernet else None
+    entry = entry_of(name)
+    return predictor(case, "average" if name == "learned-kv-sum" else "sum") if entry and entry.hypernet else None
 
 
 def weighed(case: Case, weights: Callable[[str], tuple[float, float]]) -> LoRA:
-    """m_c·ΔW_c + m_s·ΔW_s, by the weights (m_c, m_s) of a layer."""
+    """m_c·ΔW_c + s·m_s·ΔW_s, by the weights (m_c, m_s) of a layer and the case's scale s."""
     layers = {}
     for name in case.loras[0].layers:
         pair = [lora.layers[name].load() for lora in case.loras]
-        ups = [np.float32(weight) * layer.up for weight, layer in zip(weights(name), pair, strict=True)]
+        content, style = weights(name)
+        scaled = (content, case.scale * style)
+        ups = [np.float32(weight) * layer.up for weight, layer in zip(scaled, pair, strict=True)]
         layers[name] = LoraLayer(np.concatenate([layer.down for layer in pair]), np.concatenate(ups, axis=1))
     return LoRA(layers)
 
@@ -103,7 +107,8 @@ def learned(case: Case, rule: str) -> LoRA:
 
 
 def by_ssr(case: Case, text_only: bool) -> LoRA:
-    prompts, options = (case.content.prompt, case.style.prompt), MergeOptions(rule="average")
+    prompts = case.content.prompt, case.style.prompt
+    options = MergeOptions(rule="average", style_scale=case.scale)
     return merge_by_ssr(case.world.components, *case.loras, prompts, text_only=text_only, options=options).lora
 
 
@@ -119,7 +124,12 @@ ONE: dict[str, Callable[[Case], LoRA]] = {
     "joint": lambda case: train_lora(case.world.components, [case.content, case.style], case.bench.joint),
     "ziplora": lambda case: (
         ziplora(
-            case.world.components, *case.loras, case.content, case.style, replace(case.bench.zip, seed=case.seed)
+            case.world.components,
+            *case.loras,
+            case.content,
+            case.style,
+            replace(case.bench.zip, seed=case.seed),
+            options=MergeOptions(style_scale=case.scale),
         ).lora
     ),
     "ssr": partial(by_ssr, text_only=False),
@@ -169,8 +179,8 @@ def wanted(case: Case, name: str) -> dict[int, On]:
         "composed": partial(composed, *case.loras, told),
         "composite": partial(composite, *case.loras),
     }
-    sampling = sampling_of(name)
-    own = name.removesuffix(sampling)
+    own, style, sampling = parts_of(name)
+    case = case if style is None else replace(case, scale=style)
     if own in BY_STEP:
         return {step: partial(fused, lora=lora) for step, lora in zip(LOOKED_AT, BY_STEP[own](case), strict=True)}
     on = apart[own] if own in apart else partial(fused, lora=ONE[own](case))
@@ -178,24 +188,24 @@ def wanted(case: Case, name: str) -> dict[int, On]:
     return {0: apart["composed"], 2: apart["composed"], 3: on, 9: on} if sampling == COMPOSED_START else {0: on, 9: on}
 
 
-@pytest.mark.parametrize("name", [*NAMES, *SAMPLED])
+@pytest.mark.parametrize("name", [*METHODS, *SAMPLED, *STYLED, "ties-style-0.25-acfg", "dare-style-2-composed-start"])
 def test_a_method_is_what_its_name_says(name: str, case: Case) -> None:
     """The UNet's answers for a guided batch; in half of it, craft and the samplings have the base's own.
 
     A method that reads LoRAs says so: images are kept for these files alone.
     """
     unet, world = case.world.components.unet, case.world
-    weights = {key: value.clone() for key, value in unet.state_dict().items()}
+    weights, entry = {key: value.clone() for key, value in unet.state_dict().items()}, entry_of(name)
     ready, opened = prepare(name, case.bench, checkpoint(case, name)), []
     bench = replace(case.bench, lora=lambda path: opened.append(path) or case.bench.lora(path), answers=lambda *_: {})
     made = ready.make(bench, case.content, case.style)
-    assert bool(opened) == ready.needs_loras == METHODS[name].loras
+    assert entry is not None and bool(opened) == ready.needs_loras == entry.loras
     answers: dict[On, Tensor] = {}
     steps = wanted(case, name)
     for put_on in {*steps.values()}:
         with put_on(unet):
             answers[put_on] = run(unet, world)
-        if name == "craft" or sampling_of(name):
+        if name == "craft" or parts_of(name).sampling:
             answers[put_on][:2] = case.before[:2]
         assert (answers[put_on][2:] - case.before[2:]).abs().max() > 1e-3
     with made.put_on(unet) as to_step:

@@ -71,7 +71,16 @@ def test_bases_of_the_same_weights_are_told_apart_by_their_configs(tiny_pipeline
 
 
 @pytest.mark.parametrize(
-    "name", ["dare-composed-start-acfg", "k-lora-acfg", "learned-acfg-acfg", "-acfg", "x-composed-start-acfg"]
+    "name",
+    [
+        "dare-composed-start-acfg",
+        "k-lora-acfg",
+        "learned-acfg-acfg",
+        "-acfg",
+        "x-composed-start-acfg",
+        "ties-style-2-acfg-acfg",
+        "x-style-0.6-acfg",
+    ],
 )
 def test_a_checkpoint_has_a_name_of_its_own(name: str) -> None:
     """Any other draws a method that never sees the checkpoint, or has no such sampling."""

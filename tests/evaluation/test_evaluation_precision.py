@@ -11,14 +11,13 @@ from PIL import Image
 from tiny_pipeline import save_tiny_evaluation
 
 from lorarar.errors import InputError
-from lorarar.evaluation.method_names import METHODS, sampling_of
+from lorarar.evaluation.method_names import METHODS, entry_of
 from lorarar.evaluation.run import generate_all, open_evaluation
 from lorarar.evaluation.settings import EvaluationSettings
 from lorarar.hypernet.checkpoints import load_predictor
 from lorarar.training.dataset import read_dataset
 
-NAMES = [*(name for name in METHODS if not sampling_of(name)), "direct-sum-acfg", "direct-composed-start"]
-
+NAMES = [*METHODS, "direct-sum-acfg", "direct-composed-start"]
 
 TRAINED = ["joint", "ziplora"]
 
@@ -26,7 +25,7 @@ TRAINED = ["joint", "ziplora"]
 def drawn(world: Path, folder: Path, dtype: str, names: Sequence[str] = NAMES) -> dict[str, np.ndarray]:
     settings = EvaluationSettings(images=1, steps=2, guidance=3.0, zip_steps=1, joint_steps=1)
     predictor = load_predictor(world / "hyper.safetensors")
-    methods = {name: predictor if METHODS[name].hypernet else None for name in names}
+    methods = {name: predictor if (entry := entry_of(name)) and entry.hypernet else None for name in names}
     dataset = read_dataset(world / "data")
     made = open_evaluation(
         folder, str(world / "base"), dataset, "paper", "test", settings, methods, device="cpu", dtype=dtype
