@@ -142,7 +142,7 @@ def test_methods_that_draw_at_random_draw_anew_for_each_pair(
         seeds["dare"].append(given[-1].seed)
         raise KeyboardInterrupt
 
-    def optimise(*given: Any) -> None:
+    def optimise(*given: Any, **_: Any) -> None:
         seeds["ziplora"].append(given[-1].seed)
         raise KeyboardInterrupt
 
