@@ -141,6 +141,8 @@ def _check(args: argparse.Namespace) -> None:
     drawing = [name for name in names if getattr(args, name) is not None]
     if args.coefficients and drawing:
         raise InputError(f"with `coefficients` nothing is drawn or judged; leave `{drawing[0]}` out")
+    if args.coefficients and args.methods is None:
+        args.methods = "" if args.hypernets else "learned"
     for name, value in _DEFAULTS.items():
         if getattr(args, name) is None:
             setattr(args, name, value)

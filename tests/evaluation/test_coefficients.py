@@ -123,6 +123,12 @@ def test_the_command_tells_what_merging_gives(world: Path, tmp_path: Path, capsy
         assert float(row["content"]) > 0 and float(row["style"]) > 0
 
 
+def test_checkpoints_alone_are_told(world: Path, tmp_path: Path) -> None:
+    assert main(arguments(world, tmp_path, "--hypernets", f"mine={world / 'hyper.safetensors'}")) == 0
+    with (tmp_path / "coefficients.csv").open() as file:
+        assert [row["method"] for row in csv.DictReader(file)] == ["mine", "mine"]
+
+
 @pytest.mark.parametrize(
     "more, message",
     [
