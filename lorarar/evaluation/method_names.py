@@ -129,7 +129,7 @@ METHODS: dict[str, MethodEntry] = {
 _MERGES = tuple(name for name, entry in METHODS.items() if entry.merged)
 LISTED = (
     f"{', '.join(METHODS)}; with {' or '.join(SAMPLINGS)}: {', '.join(_MERGES)}; "
-    f"those of these that merge two LoRAs also with {STYLE}X before that"
+    f"those that merge two LoRAs also with {STYLE}X before that"
 )
 DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "ziplora", "learned")
 """The rows of the paper's Table 1."""
@@ -144,14 +144,7 @@ class NameParts(NamedTuple):
 
 
 def parts_of(name: str) -> NameParts:
-    """Take a name apart. A checkpoint's name may hold what would be a strength behind a method's."""
-    own, style, sampling = _as_written(name)
-    if style is None or own not in METHODS:
-        return NameParts(name.removesuffix(sampling), None, sampling)
-    return NameParts(own, style, sampling)
-
-
-def _as_written(name: str) -> NameParts:
+    """Take a name apart, a method's or a checkpoint's."""
     found = _NAME.fullmatch(name)
     assert found is not None, name  # any text is a name
     style = found["style"]
@@ -208,8 +201,8 @@ def parse_hypernets(text: str) -> dict[str, str]:
             )
         if entry_of(name) or name in found:
             raise InputError(f"`hypernets`: the name {name!r} is taken; choose another")
-        own = name.removesuffix(sampling_of(name))
-        if not own or entry_of(own) or sampling_of(own) or _as_written(own).style is not None:
+        own, style, _ = parts_of(name)
+        if not own or own in METHODS or sampling_of(own) or style is not None:
             raise InputError(
                 f"`hypernets`: {name!r} names no checkpoint; give a name that no method has, without {STYLE}X, and "
                 f"behind it at most one of {', '.join(SAMPLINGS)}, for example  q{ACFG}=q.safetensors"

@@ -160,9 +160,9 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
         "k-lora": (_klora(False), {"alpha": ALPHA, "beta": BETA}),
         "k-lora-released": (_klora(True), {"alpha": ALPHA, "beta": RELEASED_BETA}),
         "joint": (_joint, asdict(bench.joint) | side),
-        "ziplora": (_ziplora(scaled), asdict(bench.zip) | side | BY_PAIR | scale),
-        "ssr": (_ssr(False, scaled), {"seed": SEED, "ridge": RIDGE, "rule": "average"} | scale),
-        "ssr-text": (_ssr(True, scaled), {"ridge": RIDGE, "rule": "average"} | scale),
+        "ziplora": (_ziplora(scaled), asdict(bench.zip) | side | BY_PAIR),
+        "ssr": (_ssr(False, scaled), {"seed": SEED, "ridge": RIDGE, "rule": "average"}),
+        "ssr-text": (_ssr(True, scaled), {"ridge": RIDGE, "rule": "average"}),
         "schedule": (_scheduled("direct", SCHEDULE, False), {"spans": _told(SCHEDULE), "rule": "sum"}),
         "craft": (_scheduled("block-router", SCHEDULE, True), {"spans": _told(SCHEDULE)}),
     }
@@ -170,7 +170,7 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
         make, facts = special[own]
         entry = METHODS[own]
         images = entry.optimised or not entry.loras
-        return Evaluated(name, make, facts, entry.loras, needs_images=images, composes=name == "composed")
+        return Evaluated(name, make, facts | scale, entry.loras, needs_images=images, composes=name == "composed")
     base_name = "direct" if own == "direct-sum" else own
     options = replace(scaled, rule="sum" if own == "direct-sum" else "average", seed=bench.seed)
     facts = dict(options.describe(merging.METHODS[base_name].uses))
