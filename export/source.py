@@ -13,7 +13,7 @@ from torch import nn
 
 from export.graph import ImageSize
 from export.options import LORAS, require_batch, require_stack
-from lorarar.base.names import CONFIGS, MINIATURE, load_layout, name_of, unet_layout
+from lorarar.base.names import CONFIGS, MINIATURE, MINIATURE_FOLDER, load_layout, name_of, unet_layout
 from lorarar.base.sources import (
     image_side,
     latent_scale,
@@ -29,6 +29,7 @@ from lorarar.hypernet.checkpoints import LoadedPredictor, find_predictor, fit_pr
 from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, LoraSource, as_lora
+from lorarar.lora.types import check_made
 from lorarar.merging import learned_options, merge_loras
 from lorarar.training.settings import default_settings
 
@@ -52,6 +53,12 @@ def base_name(base: Base) -> str:
     config = getattr(base, "config", None)
     source = config.get("_name_or_path", "") if isinstance(config, Mapping) else ""
     return Path(str(source)).name or type(base).__name__
+
+
+def _is_shipped(base: Any) -> bool:
+    """Tell whether an object of diffusers was loaded from the shipped miniature, or from its `unet` folder."""
+    source = Path(str(base.config["_name_or_path"])).resolve()
+    return MINIATURE_FOLDER in (source, source.parent)
 
 
 def base_layout(base: Base, adapt: str = "attention") -> Layout:
@@ -81,16 +88,15 @@ def chosen_hypernet(base: Base, given: Hypernet, untrained: bool, alone: bool = 
     """
     if is_loaded(base):
         _unet_of(base)
-    if given is not None and not isinstance(given, str | PathLike | Hypernetwork):
-        told = type(given).__name__ if isinstance(given, nn.Module) else repr(given)
-        raise InputError(f"`hypernet` is {told}; give the file of one, or a loaded Hypernetwork")
     if isinstance(given, Hypernetwork):
         _require_cpu(given, name="hypernet")
         if next(given.parameters()).dtype != torch.float32:
             raise InputError("`hypernet` has weights of half precision; give hypernet.float()")
     trial = alone or (not is_loaded(base) and base in (MINIATURE, *CONFIGS))
-    network = Path(given) if isinstance(given, str | PathLike) else given
-    return find_predictor(base_name(base), network, untrained, trial)
+    name = base_name(base)
+    if is_loaded(base) and name == MINIATURE and not _is_shipped(base):
+        name = f"another base in a folder named {name}"
+    return find_predictor(name, given, untrained, trial)
 
 
 def chosen_unet(
@@ -146,6 +152,8 @@ def chosen_lora(base: Base, layout: Layout, fused: Fused, hypernet: Hypernet, un
     if hypernet is not None and len(given) != 2:
         raise InputError("`hypernet` merges a content and a style LoRA; give both to `fused`, or leave it out")
     loras = [as_lora(lora) for lora in given]
+    for lora in loras:
+        check_made(lora)
     if len(loras) < 2:
         return loras[0] if loras else None
     loaded = fit_predictor(chosen_hypernet(base, hypernet, untrained and hypernet is None, alone=False), layout)

@@ -28,7 +28,7 @@ from export.scheduling import scheduler_settings
 from export.source import use_up
 from export.targets import find_offer
 from export.tolerance import PRECISIONS
-from lorarar.base.attach import fuse
+from lorarar.base.attach import fitting_modules, fuse
 from lorarar.base.components import digest_configs, fingerprint, pipeline_identity
 from lorarar.base.sources import NETWORKS, require_channels
 from lorarar.base.untrained import MAX_TOKENS
@@ -72,6 +72,8 @@ def write_unet(
     }
     with new_bundle(out, target, facts, on_progress) as bundle:
         bundle.require_valid([_sizes(unet, adapted, options)], options, layout)
+        if options.fused:
+            fitting_modules(unet, options.fused)
         use_up(unet)
         if options.fused:
             fuse(unet, options.fused)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lorarar.base.names import DEFAULT_BASE, load_layout
 from lorarar.console import OnProgress
 from lorarar.errors import InputError
+from lorarar.files import check_text
 from lorarar.images import find_images
 from lorarar.lora import LoRA, LoraSource, as_lora
 from lorarar.merging import METHODS, Merged, MergeOptions, learned_options, merge_loras
@@ -98,8 +99,7 @@ class MergeRequest:
         # Here, since it imports torch, which the other methods can do without.
         from lorarar.hypernet.checkpoints import open_predictor
 
-        hypernet = Path(self.hypernet) if isinstance(self.hypernet, (str, PathLike)) else self.hypernet
-        return layout, open_predictor(self.base, layout, hypernet, self.untrained)
+        return layout, open_predictor(self.base, layout, self.hypernet, self.untrained)
 
     def _optimise(self, content: LoRA, style: LoRA, on_progress: OnProgress | None) -> Merged:
         """Merge by ZipLoRA, which runs the base on the examples."""
@@ -110,6 +110,8 @@ class MergeRequest:
 
         assert self.examples is not None
         process = process_state()
+        if not isinstance(self.settings, ZipSettings | None):
+            raise InputError(f"`settings` are {self.settings!r}; give ZipSettings, or leave them out")
         settings = self.settings or with_fastest_precision(ZipSettings(), process)
         loading = BaseLoading.of(self.base, process, settings.mixed_precision, self.resolution, self.untrained)
         merged = ziplora(
@@ -154,7 +156,7 @@ def merge(
     content: LoraSource,
     style: LoraSource,
     *,
-    base: str = DEFAULT_BASE,
+    base: StrPath = DEFAULT_BASE,
     method: str = "learned",
     hypernet: StrPath | Hypernetwork | None = None,
     untrained: bool = False,
@@ -204,11 +206,13 @@ def merge(
         resolution: `ziplora`: the side of the images in pixels; without it the base's own.
         on_progress: Called with (done, total): layers, for `ziplora` optimizer steps, for `ssr` passes of the UNet.
     """
+    if not isinstance(base, (str, PathLike)):
+        raise InputError(f"`base` is {base!r}; give its name or its folder")
     strengths = check_strengths(strengths, 2)
     given = {"rule": rule, "density": density, "seed": seed, "mu": mu, "rank_out": rank_out}
     given |= {"content_scale": strengths[0], "style_scale": strengths[1]}
     request = MergeRequest(
-        base=base,
+        base=str(base),
         method=method,
         hypernet=hypernet,
         untrained=untrained,
@@ -236,7 +240,8 @@ def examples_of(
     refuse_unused(method, RUN_BASE, {"content_prompt": content_prompt, "style_prompt": style_prompt})
     if method in SSR:
         content_images, style_images = (), ()
-    content, style = _reference(content_images, content_prompt), _reference(style_images, style_prompt)
+    content = _reference("content", content_images, content_prompt)
+    style = _reference("style", style_images, style_prompt)
     return None if content is None or style is None else (content, style)
 
 
@@ -247,8 +252,11 @@ def refuse_unused(method: str, users: Sequence[str], given: Mapping[str, Any]) -
             raise InputError(f"`{name}` means nothing to {method}; leave it out, or use it with {', '.join(users)}")
 
 
-def _reference(images: StrPath | Sequence[StrPath] | None, prompt: str | None) -> Reference | None:
+def _reference(role: str, images: StrPath | Sequence[StrPath] | None, prompt: str | None) -> Reference | None:
     if images is None or prompt is None:
         return None
     paths = [images] if isinstance(images, (str, PathLike)) else images
+    if not isinstance(paths, Sequence) or not all(isinstance(path, (str, PathLike)) for path in paths):
+        raise InputError(f"`{role}_images` is {images!r}; give files, or folders of them")
+    check_text(f"{role}_prompt", prompt)
     return _Captioned(find_images([Path(path) for path in paths]), prompt)

@@ -51,8 +51,6 @@ def check_checkpoint_name(output: Path) -> None:
 
 def check_output(output: Path, *inputs: Path) -> None:
     """Refuse an output path that is a folder, can't be written, or would overwrite an input."""
-    if output.is_dir():
-        raise InputError(f"{output}: this is a folder; give the name of a file")
     _check_replaceable(output)
     place = resolved(output)
     for given in inputs:
@@ -74,7 +72,9 @@ def check_folder(folder: Path, *files: str) -> None:
 
 
 def _check_replaceable(output: Path) -> None:
-    if output.exists() and not output.is_file() and not output.is_dir():  # a rename would put a file in its place
+    if output.is_dir():
+        raise InputError(f"{output}: this is a folder; give the name of a file")
+    if output.exists() and not output.is_file():  # a rename would put a file in its place
         raise InputError(f"{output}: this is a device or a pipe; give the name of a file")
 
 
@@ -128,7 +128,7 @@ def _temporary(path: Path) -> str:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on any failure.
 
-    Where `path` is a link, what it leads to is written. Raises InputError for a device or a pipe.
+    Where `path` is a link, what it leads to is written. Raises InputError for a folder, a device or a pipe.
     """
     _check_replaceable(path)
     suffix, path = path.suffix, resolved(path)  # the given name's: libraries tell a format by it

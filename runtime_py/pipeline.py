@@ -36,8 +36,8 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 class Request:
     """One image to draw.
 
-    Raises InputError when a number is out of its range or no number, for what is no text of Unicode's, and for a
-    negative prompt without guidance, which alone looks at it.
+    Raises InputError when a number is out of its range or no number, for what is no text of Unicode's, and without
+    guidance for a negative prompt and for `guidance_without_lora`, which guidance alone looks at.
     """
 
     prompt: str
@@ -57,6 +57,8 @@ class Request:
             raise InputError(f"`guidance` is {self.guidance!r}; give 1 (off) or more, 3 to 7 are usual")
         if self.negative is not None and self.guidance == 1:
             raise InputError("`negative` means nothing without guidance; give a `guidance` above 1, or leave it out")
+        if self.guidance_without_lora and self.guidance == 1:
+            raise InputError("`guidance_without_lora` means nothing without guidance; give a `guidance` above 1")
         if not isinstance(self.composed, ComposedStart | None):
             raise InputError(f"`composed` is {self.composed!r}; give a ComposedStart, or leave it out")
         texts = {"prompt": self.prompt, "negative": self.negative or ""}

@@ -32,7 +32,7 @@ def add_drawing(parser: Parser) -> None:
 
 def request_of(args: argparse.Namespace, pipeline: Pipeline, negative: str | None = None) -> Request:
     """Return what `add_drawing`'s options ask of a bundle's pipeline, which has its own values for what is left out."""
-    asked = pipeline.request(
+    return pipeline.request(
         args.prompt,
         seed=args.seed,
         steps=args.steps,
@@ -41,9 +41,6 @@ def request_of(args: argparse.Namespace, pipeline: Pipeline, negative: str | Non
         guidance_without_lora=args.guidance_without_lora,
         composed=_composed(args),
     )
-    if asked.guidance_without_lora and asked.guidance == 1:
-        raise InputError("`guidance_without_lora` means nothing without guidance; give a `guidance` above 1")
-    return asked
 
 
 def carried_warnings(session: Session) -> list[str]:

@@ -161,10 +161,10 @@ def _request(args: argparse.Namespace) -> MergeRequest:
     settings = None
     if method == "ziplora":
         # Here, since they import torch, and --help must not.
-        from lorarar.training.launch import process_state, with_fastest_precision
+        from lorarar.training.launch import command_process, with_fastest_precision
 
         check_weighed(args.regulariser, args.weight)
-        settings = given_settings(args, with_fastest_precision(ZipSettings(), process_state()))
+        settings = given_settings(args, with_fastest_precision(ZipSettings(), command_process()))
     return MergeRequest(
         base=args.base or DEFAULT_BASE,
         method=method,

@@ -16,7 +16,7 @@ from lorarar.images import images_below
 from lorarar.training.curve import sparkline
 from lorarar.training.dataset import DEFAULT_SPLIT, Content, Dataset, Style, joined, read_dataset
 from lorarar.training.hyper_settings import HyperSettings, check_weighed, default_hyper_settings
-from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
+from lorarar.training.launch import BaseLoading, command_process, with_fastest_precision
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings, check_state
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         [read_dataset(folder) for folder in (choose_dataset(args.base, args.dataset), *(args.more or ()))], args.split
     )
     _check_outputs(args, dataset)
-    process = process_state()
+    process = command_process()
     # Later than the cheap checks, and not needed for --help: the trainer imports torch.
     from lorarar.training.trainer import load_inputs, train_predictor
 
@@ -159,7 +159,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _plan(args: argparse.Namespace) -> int:
     """Count the memory of the training, and print it."""
-    process = process_state()
+    process = command_process()
     # Here, since it imports torch.
     from lorarar.training.plan import plan_training
 

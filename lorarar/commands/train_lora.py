@@ -25,7 +25,7 @@ from lorarar.training.dataset_loras import (
     train_jobs,
     training_words,
 )
-from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
+from lorarar.training.launch import BaseLoading, command_process, with_fastest_precision
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings, check_state, default_settings
 from lorarar.training.style_words import StyleWords
 
@@ -113,7 +113,7 @@ class _Run:
 
     def __init__(self, args: argparse.Namespace, resolution: int | None = None) -> None:
         """Choose device and precision, and take the settings from the options. Imports torch."""
-        self.args, self.watch, self.process = args, Stopwatch(), process_state()
+        self.args, self.watch, self.process = args, Stopwatch(), command_process()
         self.settings = given_settings(args, with_fastest_precision(default_settings(args.base), self.process))
         self.settings.check_processes(self.process.num_processes)
         precision = self.settings.mixed_precision

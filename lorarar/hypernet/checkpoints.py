@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from lorarar.base.names import choose_checkpoint
 from lorarar.errors import InputError
@@ -45,7 +48,7 @@ def load_predictor(path: Path) -> LoadedPredictor:
 def open_predictor(
     base: str,
     layout: Layout,
-    given: Path | Hypernetwork | None = None,
+    given: str | PathLike[str] | Hypernetwork | None = None,
     untrained: bool = False,
     trial: bool = True,
 ) -> LoadedPredictor:
@@ -54,22 +57,28 @@ def open_predictor(
 
 
 def find_predictor(
-    base: str, given: Path | Hypernetwork | None = None, untrained: bool = False, trial: bool = True
+    base: str,
+    given: str | PathLike[str] | Hypernetwork | None = None,
+    untrained: bool = False,
+    trial: bool = True,
 ) -> LoadedPredictor | None:
     """Return the predictor of coefficients that was given or, for the miniature, the shipped one; None for `untrained`.
 
     `base` is the base's name as the user gave it; the base itself need not be there yet. For another base one has to be
     given; the error advises `untrained` where it is a `trial` that the caller can make. Raises InputError when both or,
-    for another base, none are given, and as `load_predictor`.
+    for another base, none are given, for what is neither a file nor a network, and as `load_predictor`.
     """
     if given is not None and untrained:
         raise InputError("`hypernet` and `untrained` exclude each other; give one of them")
     if untrained:
         return None
     instead = ", or `untrained` to try it out with random weights" if trial else ""
-    return (
-        _loaded(given) if isinstance(given, Hypernetwork) else load_predictor(choose_checkpoint(base, given, instead))
-    )
+    if isinstance(given, Hypernetwork):
+        return _loaded(given)
+    if given is not None and not isinstance(given, str | PathLike):
+        told = type(given).__name__ if isinstance(given, nn.Module) else repr(given)
+        raise InputError(f"`hypernet` is {told}; give the file of one, or a loaded Hypernetwork")
+    return load_predictor(choose_checkpoint(base, None if given is None else Path(given), instead))
 
 
 def fit_predictor(found: LoadedPredictor | None, layout: Layout) -> LoadedPredictor:

@@ -15,6 +15,8 @@ from lorarar.layout import Layout, kind_of
 Columns = tuple[tuple[str, int], ...]
 """Layers by their module names, each with the number of its inputs, which are ΔW's columns."""
 
+MAX_WIDTHS = 64  # each is a layer that takes time to make, and a base has three or four
+
 
 def layout_columns(layout: Layout, learned: Sequence[str]) -> Columns:
     """Return the columns of a base's layers of the learned kinds."""
@@ -36,6 +38,8 @@ class ColumnOffsets(nn.Module):
         for name, inputs in columns:
             names.setdefault(inputs, []).append(name)
         self._rows = {name: (inputs, row) for inputs, held in names.items() for row, name in enumerate(held)}
+        if len(names) > MAX_WIDTHS:
+            raise InputError(f"a predictor's columns are of at most {MAX_WIDTHS} widths, not {len(names):,}")
         if len(self._rows) < len(columns) or any(inputs < 1 for inputs in names):
             raise InputError("a predictor's columns are a positive number for each module, which is named once")
         self.values = nn.ParameterDict(

@@ -17,8 +17,15 @@ from torch import Tensor, nn
 
 from lorarar.errors import InputError
 from lorarar.files import check_checkpoint_name
-from lorarar.hypernet.columns import ColumnOffsets, Columns, parse_columns
-from lorarar.hypernet.storage import HYPERNETWORK, Checkpoint, Provenance, digest_of, read_checkpoint, write_checkpoint
+from lorarar.hypernet.columns import MAX_WIDTHS, ColumnOffsets, Columns, parse_columns
+from lorarar.hypernet.storage import (
+    HYPERNETWORK,
+    Checkpoint,
+    Provenance,
+    network_digest,
+    read_checkpoint,
+    write_checkpoint,
+)
 from lorarar.layout import PAPER_LEARNED, check_kinds, kind_of
 from lorarar.merging.types import RULES
 from lorarar.settings import check_choice
@@ -44,6 +51,8 @@ class HypernetConfig:
         check_choice(RULES, kv_rule=self.kv_rule)
         if len(set(self.positions)) < len(self.positions):
             raise InputError("a hypernetwork has one position for each module, and some are named twice")
+        if len(self.widths) > MAX_WIDTHS:
+            raise InputError(f"a hypernetwork has at most {MAX_WIDTHS} widths, not {len(self.widths):,}")
         if not self.widths or min(self.widths) < 1 or self.hidden < 1:
             raise InputError(f"a hypernetwork needs positive widths and hidden size, not {self.widths}, {self.hidden}")
 
@@ -92,7 +101,7 @@ class Hypernetwork(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made = cls(config)
-        made._as_made = digest_of(made.state_dict())
+        made._as_made = made._digest()
         made.provenance = Provenance(f"untrained, seed {seed}", made._as_made, trained=False)
         return made
 
@@ -114,11 +123,11 @@ class Hypernetwork(nn.Module):
         """Make the network that a checkpoint holds; InputError as `from_pretrained`."""
         config = checkpoint.parse_config(HypernetConfig.from_json)
         made = checkpoint.fill(lambda: cls(config))
-        made.provenance, made._as_made = checkpoint.provenance, digest_of(made.state_dict())
+        made.provenance, made._as_made = checkpoint.provenance, made._digest()
         return made
 
     def made(self) -> Provenance:
-        """Return where the weights come from: `provenance`, or memory where they have changed since.
+        """Return where the network comes from: `provenance`, or memory where weights or config have changed since.
 
         Raises InputError for weights that are not finite.
         """
@@ -126,10 +135,13 @@ class Hypernetwork(nn.Module):
         strange = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
         if strange is not None:
             raise InputError(f"the hypernetwork's {strange} holds NaN or infinity; train it again with a lower rate")
-        digest = digest_of(weights)
+        digest = self._digest()
         if self.provenance is not None and digest == self._as_made:
             return self.provenance
         return Provenance("memory", digest, trained=True)
+
+    def _digest(self) -> str:
+        return network_digest(self.state_dict(), self.config.to_json())
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write weights (fp32), config and provenance as one .safetensors file, whole or not at all.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ class Provenance:
     """Where weights come from: a file or a seed, and how they were trained."""
 
     source: str  # the file's name without its folder, or how the weights were made
-    sha256: str  # of the file, or of the weights
+    sha256: str  # of the file, or by `network_digest`
     trained: bool
     notes: tuple[str, ...] = ()  # what a user should know about them
     training: Mapping[str, Any] = field(default_factory=dict)  # the options of the training, where they are known
@@ -122,9 +123,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return read(path, digest)
 
 
-def digest_of(weights: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of weights that are in no file: of their names and bytes, as fp32."""
-    digest = hashlib.sha256()
+def network_digest(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a network that is in no file: of its config, its weights' names and their bytes in fp32."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
@@ -149,6 +150,7 @@ def _read_ours(path: Path, digest: str) -> Checkpoint:
 
 
 def _read_authors(path: Path, digest: str) -> Checkpoint:
+    _require_stored(path)
     try:
         with quiet_toolchains():
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -174,6 +176,20 @@ def _read_authors(path: Path, digest: str) -> Checkpoint:
     notes = ("the authors' checkpoint: k/v rule set to sum, as their released code does",)
     config = {"widths": (640, 1280), "hidden": hidden, "kv_rule": "sum"}
     return Checkpoint(path, HYPERNETWORK, weights, config, Provenance(path.name, digest, True, notes))
+
+
+def _require_stored(path: Path) -> None:
+    """Refuse an archive that is larger when it is read; torch.save packs nothing, and torch.load unpacks any amount."""
+    try:
+        with ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (BadZipFile, ValueError, NotImplementedError):  # torch's older format is no archive, and unpacks nothing
+        return
+    stored = all(entry.compress_type == ZIP_STORED for entry in entries)
+    if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise InputError(
+            f"{path}: it unpacks to more than it holds, as torch.save never does; give a .safetensors file"
+        )
 
 
 def _not_ours(path: Path) -> InputError:

@@ -30,7 +30,10 @@ class LoraLayer:
     up: Float[np.ndarray, "out rank *ones"]
 
     def __post_init__(self) -> None:
-        """Refuse factors that have no product: numpy would repeat a factor of rank 1."""
+        """Refuse what is no array, and factors that have no product: numpy would repeat a factor of rank 1."""
+        for name in ("down", "up"):
+            if not isinstance(getattr(self, name), np.ndarray):
+                raise InputError(f"`{name}` is a {type(getattr(self, name)).__name__}; give a numpy array")
         down, up = self.down.shape, self.up.shape
         if min(len(down), len(up)) < 2 or down[0] != up[1] or up[2:] != (1,) * (len(down) - 2):
             raise InputError(

@@ -73,7 +73,7 @@ def check_device(device: str) -> str:
 
 
 def process_state() -> Any:
-    """Return accelerate's PartialState: device, number of processes, whether this is the main one. Flushes denormals.
+    """Return accelerate's PartialState: device, number of processes, whether this is the main one.
 
     Several processes without a GPU (gloo) come from `accelerate launch --multi_gpu` or `torchrun --nproc-per-node`:
     with --cpu, accelerate's launcher starts a single one unless it has MPI. And accelerate lets them join each other
@@ -82,9 +82,15 @@ def process_state() -> Any:
     with named_if_missing(TRAINING, "train"):
         import torch
         from accelerate import PartialState
-    flush_denormals()
     wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
     return PartialState(cpu=wants_cpu or not torch.accelerator.is_available())
+
+
+def command_process() -> Any:
+    """Return `process_state` for a command, which has the process to itself: `flush_denormals` is called as well."""
+    state = process_state()
+    flush_denormals()
+    return state
 
 
 def with_fastest_precision(settings: Trainable, process: Any) -> Trainable:

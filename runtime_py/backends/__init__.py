@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from runtime_py.bundle import Bundle
 
 
+MAX_THREADS = 1024  # far more than a machine has cores; a runtime starts them all
+
+
 @runtime_checkable
 class Runner(Protocol):
     """A loaded artifact."""
@@ -69,8 +72,11 @@ def load_backend(target: str) -> Backend:
 
 def ways_to_run(bundle: Bundle, name: str = "hypernet", threads: int | None = None) -> Sequence[Way]:
     """Return the ways in which this machine can run a component, each of which loads it; the first is the closest to a
-    device. `threads` None leaves the number to the runtime. Raises InputError as `Bundle.verified` and `load_backend`.
+    device. `threads` None leaves the number to the runtime; coreml, coreai and qnn can be given none. Raises InputError
+    for what is no number of threads, and as `Bundle.verified` and `load_backend`.
     """
+    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS):
+        raise InputError(f"`threads` is {threads!r}; give a whole number of 1 to {MAX_THREADS}, or leave it out")
     component = bundle.verified(name)
     return load_backend(bundle.manifest["target"]).ways(component, threads)
 

@@ -16,11 +16,12 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file
 from tiny_pipeline import save_image
 from tiny_world import random_lora
+from untyped import run_untyped
 
 import lorarar as lr
 from lorarar.api import RUN_BASE
 from lorarar.base.components import load_components
-from lorarar.base.names import shipped_hypernet
+from lorarar.base.names import MINIATURE_FOLDER, shipped_hypernet
 from lorarar.commands.merge import main
 from lorarar.hypernet.checkpoints import save_hypernet
 from lorarar.hypernet.network import ConstantCoefficients
@@ -86,6 +87,24 @@ def test_every_repr_is_one_short_line(loras: tuple[lr.LoRA, lr.LoRA], layout: lr
     shown = [read, next(iter(read.layers.values())), layout, layout.groups[0], *lr.METHODS.values()]
     for value in (*shown, lr.Hypernetwork.from_pretrained(shipped_hypernet())):
         assert len(repr(value)) < 120 and "\n" not in repr(value)
+
+
+def test_what_the_types_forbid_is_refused_too() -> None:
+    found = run_untyped("wrong_merges.py")
+    assert len(found) > 12
+    assert [case for case in found if case[1] != "InputError" or not case[2].startswith(case[0])] == []
+
+
+def test_a_base_is_a_folder_by_a_path_too(loras: tuple[lr.LoRA, lr.LoRA]) -> None:
+    by_path = lr.merge(*loras, base=MINIATURE_FOLDER, method="direct")
+    same(by_path, lr.merge(*loras, base="miniature", method="direct"))
+
+
+def test_a_lora_is_not_saved_over_a_folder(loras: tuple[lr.LoRA, lr.LoRA], tmp_path: Path) -> None:
+    (tmp_path / "dog.safetensors").mkdir()
+    with pytest.raises(lr.InputError, match="this is a folder; give the name of a file"):
+        loras[0].save(tmp_path / "dog.safetensors")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "dog.safetensors"]
 
 
 # --- read_lora

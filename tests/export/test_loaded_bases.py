@@ -112,6 +112,38 @@ def test_a_loaded_base_is_taken_once(
             again()
 
 
+def test_a_lora_that_can_not_be_fused_leaves_a_loaded_base_as_it_was(shallow_pipeline: Path, tmp_path: Path) -> None:
+    unet = open_unet(str(shallow_pipeline), untrained=False)[0]
+    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    width = unet.get_submodule(layer).in_features
+    down, up = np.ones((1, width), np.float32), np.ones((width, 1), np.float32)
+    wrong = {
+        "holds NaN or infinity": LoRA({UNET + layer: LoraLayer(down, up * np.float32(np.nan))}),
+        "are no layers of this UNet": LoRA({f"{UNET}nowhere": LoraLayer(down, up)}),
+        "is for a weight of shape": LoRA({UNET + layer: LoraLayer(down[:, 1:], up)}),
+    }
+    before = {name: weight.clone() for name, weight in unet.state_dict().items()}
+    for says, lora in wrong.items():
+        with pytest.raises(InputError, match=says):
+            export.unet(unet, target="onnx", fused=lora, out=tmp_path / "out")
+        source.chosen_hypernet(unet, None, untrained=True)  # which refuses one that was used up
+    assert all(torch.equal(weight, before[name]) for name, weight in unet.state_dict().items())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loaded_base_has_the_shipped_network_where_it_is_the_shipped_miniature(
+    shallow_pipeline: Path, tmp_path: Path
+) -> None:
+    """Known by where it was loaded from: a folder of the same name is another base."""
+    shipped = open_unet("miniature", untrained=False)[0]
+    found = source.chosen_hypernet(shipped, None, untrained=False)
+    assert found is not None and found.source == "hypernet.safetensors"
+    (tmp_path / "miniature").symlink_to(shallow_pipeline)
+    other = open_unet(str(tmp_path / "miniature"), untrained=False)[0]
+    with pytest.raises(InputError, match="a hypernetwork for another base in a folder named miniature is needed"):
+        source.chosen_hypernet(other, None, untrained=False)
+
+
 @pytest.mark.parametrize(("base", "name"), [("owner/name", "owner/name"), ("FILE", "model.safetensors")])
 def test_a_base_without_a_folder_has_the_layout_of_its_unet(
     shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str, name: str

@@ -7,7 +7,9 @@ import math
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
 import pytest
@@ -171,6 +173,8 @@ def test_files_that_are_no_checkpoint_are_refused(content: bytes, tmp_path: Path
         ({}, {"columns": [["a.to_q", 8], ["a.to_q", 8]]}, "which is named once"),
         ({}, {"columns": [["a.to_q", 0]]}, "a positive number for each module"),
         ({}, {"columns": {"a.to_q": 8}}, "no hypernetwork config"),
+        ({}, {"widths": [12] * 10**6}, "at most 64 widths, not 1,000,000"),
+        ({}, {"columns": [[str(n), n] for n in range(1, 10**5)]}, "of at most 64 widths, not 99,999"),
         ({}, {"widths": [10**13]}, "inputs.10000000000000.weight is missing"),
         ({}, {"hidden": 10**14}, "its config needs float (100000000000000, "),
         ({}, {"positions": ["a.to_q", "a.to_q"]}, "one position for each module"),
@@ -193,6 +197,30 @@ def test_a_damaged_checkpoint_of_ours_is_refused(
     with pytest.raises(InputError) as error:
         load_predictor(path)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("how", ["packed", "twice"])
+def test_an_archive_that_unpacks_to_more_than_it_holds_is_not_unpacked(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(authors_state() | {"output.1.bias": torch.zeros(2**20)}, tmp_path / "theirs.pt")
+    with ZipFile(tmp_path / "theirs.pt") as whole, ZipFile(tmp_path / "bomb.pt", "w", ZIP_DEFLATED) as bomb:
+        for entry in whole.infolist():
+            bomb.writestr(entry.filename, whole.read(entry), ZIP_DEFLATED if how == "packed" else ZIP_STORED)
+        if how == "twice":  # one place in the file under many names
+            largest = max(bomb.infolist(), key=lambda entry: entry.file_size)
+            bomb.filelist += [largest] * 3
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(InputError, match=r"bomb\.pt: it unpacks to more than it holds"):
+        load_predictor(tmp_path / "bomb.pt")
+
+
+def test_a_network_with_other_rules_is_another_one() -> None:
+    network = Hypernetwork.untrained(HypernetConfig((12, 20), 8), seed=3)
+    made = network.made()
+    assert made.source == "untrained, seed 3"
+    network.config = replace(network.config, kv_rule="sum")
+    assert network.made().source == "memory" and network.made().sha256 != made.sha256
 
 
 def test_a_missing_or_enormous_file_is_refused(tmp_path: Path) -> None:

@@ -77,6 +77,11 @@ def wrong(session: Session) -> dict[str, Any]:
         "`guidance` is": [lambda given=given: ask("a", guidance=given) for given in ("3", [3], 0.5, float("nan"))],
         "`prompt` is": [lambda given=given: ask(given) for given in (None, 1, b"a", "\ud800")],
         "`negative` is": [lambda given=given: ask("a", negative=given) for given in (1, b"a", "\ud800")],
+        "`guidance_without_lora` means nothing": [lambda: ask("a", guidance=1.0, guidance_without_lora=True)],
+        "`threads` is": [
+            lambda given=given: Bundle.open(session.bundle.path).session(given).open("hypernet")
+            for given in (0, -3, 1.5, "2", 10**6)
+        ],
         "`negative` means nothing": [
             lambda given=given: ask("a", negative=given, guidance=1.0) for given in ("a dog", "")
         ],

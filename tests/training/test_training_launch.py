@@ -15,7 +15,7 @@ import torch
 
 from lorarar.errors import InputError
 from lorarar.training.dataset_loras import JobSettings, start_worker
-from lorarar.training.launch import BaseLoading, check_device, process_state, with_fastest_precision
+from lorarar.training.launch import BaseLoading, check_device, command_process, process_state, with_fastest_precision
 from lorarar.training.settings import LoraSettings
 from miniature.build import build
 from miniature.stages import BuildPlan
@@ -23,7 +23,7 @@ from miniature.stages import BuildPlan
 DENORMAL = 1e-39  # fp32's smallest normal number is 1.2e-38
 
 STARTS: dict[str, Callable[[Path], object]] = {
-    "a command": lambda _: process_state(),
+    "a command": lambda _: command_process(),
     "a process for some LoRAs": lambda _: start_worker(
         BaseLoading("miniature", False, None, "float32", "cpu"),
         JobSettings(LoraSettings(), "fp32"),
@@ -51,10 +51,19 @@ def test_whatever_trains_flushes_denormals(start: str, tmp_path: Path) -> None:
         assert fresh.submit(before_and_after).result() == (8, 0)
 
 
+def test_a_library_call_leaves_the_callers_arithmetic_as_it_is() -> None:
+    def left() -> int:
+        process_state()
+        return left_over(8)
+
+    with ThreadPoolExecutor(1) as fresh:
+        assert fresh.submit(left).result() == 8
+
+
 def test_all_threads_of_a_command_flush_denormals() -> None:
     code = (
-        "from lorarar.training.launch import process_state\n"
-        "process_state()\n"
+        "from lorarar.training.launch import command_process\n"
+        "command_process()\n"
         "import torch\n"
         f"print(torch.get_num_threads(), int((torch.full((1 << 22,), {DENORMAL}) * 1).count_nonzero()))"
     )
