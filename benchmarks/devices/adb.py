@@ -99,6 +99,7 @@ class AndroidDevice:
         folder = f"{HOME}/{file_sha256(bundle.path / MANIFEST)}"
         self._copy(bundle, part, folder, options, watch)
         mask, pinned = self._cores(options)
+        self.link.shell("input keyevent KEYCODE_WAKEUP")  # lights a dark screen, and leaves one that is on
         waited, before = cool_down(self.conditions, options, watch)
         watch.say("measuring")
         if options.app:
@@ -194,6 +195,8 @@ def notes(before: Conditions, after: Conditions, ran: Ran) -> Sequence[str]:
         said.append("the device tells neither its thermal status nor its CPU's temperature: not known to be cool")
     if after.thermal_status not in COOL:
         said.append(f"throttled: thermal status {after.thermal_status} after the run")
+    if False in (before.awake, after.awake):
+        said.append("the screen was dark: Android may have given the run slow cores; keep it on")
     if before.condition["charging"]:
         said.append("charging, which warms the device")
     if (before.condition["load"] or 0) > BUSY:

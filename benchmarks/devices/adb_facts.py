@@ -28,6 +28,7 @@ echo @battery; dumpsys battery
 echo @zones; for z in /sys/class/thermal/thermal_zone*; do echo "$(cat $z/temp) $(cat $z/type)"; done
 echo @mhz; cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq
 echo @load; cat /proc/loadavg
+echo @power; dumpsys power | grep mWakefulness=
 """
 LIMITS_SCRIPT = (
     'for c in /sys/devices/system/cpu/cpu[0-9]*; do echo "${c##*cpu} $(cat $c/cpufreq/cpuinfo_max_freq)"; done'
@@ -51,10 +52,13 @@ class AndroidFacts(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """A device's state at one moment: the record's `condition` object, and the hottest CPU in °C, where it is told."""
+    """A device's state at one moment: the record's `condition` object, and beside it, where they are told, the hottest
+    CPU in °C and whether the screen is on.
+    """
 
     condition: Mapping[str, Any]
     hottest_cpu_c: float | None
+    awake: bool | None
 
     @property
     def thermal_status(self) -> str | None:
@@ -123,7 +127,9 @@ def parse_conditions(text: str, cores: int) -> Conditions:
         "cpu_mhz": [int(khz) / 1000 for khz in re.findall(r"^\d+", part["mhz"], re.MULTILINE)],
         "load": float(load[0]) / cores if load else None,
     }
-    return Conditions(condition, max((celsius for celsius, cpu in zones.values() if cpu), default=None))
+    wakefulness = re.search(r"mWakefulness=(\w+)", part["power"])
+    awake = wakefulness[1] == "Awake" if wakefulness else None
+    return Conditions(condition, max((celsius for celsius, cpu in zones.values() if cpu), default=None), awake)
 
 
 def parse_thermal_service(text: str) -> tuple[str | None, dict[str, tuple[float, bool]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from replayed_phone import conditions_text, facts_text, output
 
+from benchmarks.devices.adb import notes
 from benchmarks.devices.adb_facts import (
     big_cores,
     parse_battery,
@@ -17,6 +18,7 @@ from benchmarks.devices.adb_facts import (
     parse_zones,
 )
 from benchmarks.devices.adb_link import STATES, advice, free_bytes, parse_devices
+from benchmarks.devices.adb_run import Ran
 
 
 def test_every_state_of_adb_devices() -> None:
@@ -33,6 +35,18 @@ def test_every_state_of_adb_devices() -> None:
     }
     assert parse_devices("List of devices attached\n\n") == {}
     assert parse_devices("* daemon not running; starting now at tcp:5037\n") == {}
+
+
+def test_a_dark_screen_is_noted() -> None:
+    states = {"Awake": True, "Asleep": False, "Dozing": False, "Dreaming": False}
+    found = {state: parse_conditions(conditions_text(wakefulness=state), 8) for state in states}
+    assert {state: now.awake for state, now in found.items()} == states
+    silent = parse_conditions(conditions_text().partition("@power")[0], 8)
+    assert silent.awake is None
+    light, dark, ran = found["Awake"], found["Asleep"], Ran("", None)
+    assert not any("dark" in said for said in (*notes(light, light, ran), *notes(silent, silent, ran)))
+    for before, after in ((dark, light), (light, dark)):
+        assert any("the screen was dark" in said for said in notes(before, after, ran))
 
 
 def test_every_state_has_its_own_advice() -> None:

@@ -34,12 +34,13 @@ def facts_text(properties: str = "getprop_14") -> str:
     )
 
 
-def conditions_text(thermal: str | None = None, load: str = "1.80") -> str:
+def conditions_text(thermal: str | None = None, load: str = "1.80", wakefulness: str = "Awake") -> str:
     """What CONDITIONS_SCRIPT prints."""
     return (
         f"@thermal\n{thermal or output('thermalservice_14')}@battery\n{output('battery_10')}"
         "@zones\n45100 cpu-1-0-usr\n38 gpuss-0\n-273000 broken\n"
         f"@mhz\n300000\n2850000\n@load\n{load} 1.20 0.90 2/4321 9876\n"
+        f"@power\n  mWakefulness={wakefulness}\n"
     )
 
 

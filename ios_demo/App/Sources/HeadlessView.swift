@@ -6,17 +6,20 @@ import UIKit
 /// What is seen while a computer measures: the app ends by itself when the record is written.
 struct HeadlessView: View {
     @State private var stage = "starting"
+    @Environment(\.scenePhase) private var phase
+    @State private var gate = WorkGate()
 
     var body: some View {
         ProgressView(LocalizedStringKey(stage))
             .padding()
             .task { await measure() }
+            .onChange(of: phase) { gate.set(open: phase == .active) }
     }
 
     private func measure() async {
         // iOS slows down and ends apps that it doesn't show.
         UIApplication.shared.isIdleTimerDisabled = true
-        let benchmark = HeadlessBenchmark(.ofThisApp, options: .ofThisApp)
+        let benchmark = HeadlessBenchmark(.ofThisApp, options: .ofThisApp, gate: gate)
         do {
             try await benchmark.run(ProcessInfo.processInfo.arguments, battery: { await PhoneBattery.now() }) {
                 progress in

@@ -6,11 +6,17 @@ public struct HeadlessBenchmark: Sendable {
     private let places: Places
     private let options: RuntimeOptions
     private let runtimes: RuntimeMaker
+    private let gate: WorkGate
 
-    public init(_ places: Places, options: RuntimeOptions, runtimes: @escaping RuntimeMaker = Runtimes.make) {
+    /// `gate` is closed while the app is not in view: what was measured meanwhile is no result.
+    public init(
+        _ places: Places, options: RuntimeOptions, runtimes: @escaping RuntimeMaker = Runtimes.make,
+        gate: WorkGate = WorkGate()
+    ) {
         self.places = places
         self.options = options
         self.runtimes = runtimes
+        self.gate = gate
     }
 
     /// Where the record of a launch is written.
@@ -32,7 +38,7 @@ public struct HeadlessBenchmark: Sendable {
             case .clean: try clean()
             case .benchmark(let launch):
                 nonce = launch.nonce
-                let engine = LoraRarPipeline(options, runtimes: runtimes)
+                let engine = LoraRarPipeline(options, runtimes: runtimes, gate: gate)
                 let record = try await engine.benchmark(
                     places.bundle(launch.bundle), launch.plan, battery: battery, progress: progress)
                 try write(record, nonce)

@@ -1,6 +1,7 @@
 package org.lorarar.demo
 
 import android.app.Activity
+import android.os.Build
 import android.os.Bundle
 import android.widget.TextView
 import org.lorarar.merger.BenchmarkEntry
@@ -17,16 +18,22 @@ import kotlin.concurrent.thread
  * `bundle` it measures the app's own.
  */
 class BenchmarkActivity : Activity() {
+    private var entry: BenchmarkEntry? = null
+
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
         val text = TextView(this)
         text.keepScreenOn = true // a dark phone runs its slow cores
+        if (Build.VERSION.SDK_INT >= 27) {
+            setTurnScreenOn(true)
+            setShowWhenLocked(true)
+        }
         setContentView(text)
         if (savedInstanceState != null) return // turning the phone starts no second run
         val app = application as DemoApplication
         val entry = BenchmarkEntry(
             app.places(), app.runtimes, AndroidReport(app), DemoApplication.VERSION, File(filesDir, "benchmark.json"),
-        )
+        ).also { this.entry = it }
         val folder = intent.getStringExtra("bundle")
         val component = intent.getStringExtra("component") ?: "hypernet"
         val runs = intent.getIntExtra("runs", 20)
@@ -38,5 +45,10 @@ class BenchmarkActivity : Activity() {
             }
             runOnUiThread { text.text = said }
         }
+    }
+
+    override fun onStop() {
+        if (!isChangingConfigurations) entry?.leave()
+        super.onStop()
     }
 }

@@ -20,10 +20,13 @@ class BenchmarkScreen(root: View, private val host: ScreenHost, private val stud
     private var components: List<String> = emptyList()
 
     init {
-        measure.setOnClickListener {
-            components.getOrNull(component.selectedItemPosition)?.let { studio.ask(Command.Measure(it)) }
-        }
+        measure.setOnClickListener { pressed() }
         share.setOnClickListener { studio.state.record?.let { host.shareText(it) } }
+    }
+
+    private fun pressed() {
+        if (studio.state.measuring != null) return studio.ask(Command.Stop)
+        components.getOrNull(component.selectedItemPosition)?.let { studio.ask(Command.Measure(it)) }
     }
 
     override fun show(state: StudioState) {
@@ -32,9 +35,15 @@ class BenchmarkScreen(root: View, private val host: ScreenHost, private val stud
             components = all
             component.adapter = ArrayAdapter(host.activity, android.R.layout.simple_spinner_dropdown_item, all)
         }
-        measure.isEnabled = all.isNotEmpty() && !state.busy
+        val isMeasuring = state.measuring != null
+        measure.text = host.activity.getString(if (isMeasuring) R.string.stop else R.string.measure)
+        measure.isEnabled = if (isMeasuring) !state.stopping else all.isNotEmpty() && !state.busy
         share.showIf(state.record != null)
-        val told = state.measuring?.let { host.activity.words(it) } ?: state.record?.let { RecordText.summary(it) } ?: ""
-        record.say(told, isNews = state.measuring == null)
+        record.say(told(state), isNews = !isMeasuring)
+    }
+
+    private fun told(state: StudioState): String {
+        val stage = state.measuring ?: return state.record?.let { RecordText.summary(it) } ?: ""
+        return if (state.stopping) host.activity.getString(R.string.stopping) else host.activity.words(stage)
     }
 }

@@ -9,18 +9,20 @@ import org.lorarar.merger.StudioApi
 import org.lorarar.merger.StudioState
 
 /** Compare this phone's results with PyTorch's. */
-class CheckScreen(root: View, private val host: ScreenHost, studio: StudioApi) : Screen {
+class CheckScreen(root: View, private val host: ScreenHost, private val studio: StudioApi) : Screen {
     private val run = root.findViewById<Button>(R.id.run_check)
     private val rows = root.findViewById<TextView>(R.id.check_rows)
 
     init {
-        run.setOnClickListener { studio.ask(Command.Check) }
+        run.setOnClickListener { studio.ask(if (studio.state.checking) Command.Stop else Command.Check) }
     }
 
     override fun show(state: StudioState) {
-        run.isEnabled = state.ready && !state.busy
+        run.text = host.activity.getString(if (state.checking) R.string.stop else R.string.run_check)
+        run.isEnabled = if (state.checking) !state.stopping else state.ready && !state.busy
         val lines = state.rows.map { row -> listOfNotNull(line(row), effect(row)).joinToString("\n") }
-        val all = if (state.checking) lines + host.activity.getString(R.string.checking) else lines
+        val now = if (state.stopping) R.string.stopping else R.string.checking
+        val all = if (state.checking) lines + host.activity.getString(now) else lines
         rows.say(all.joinToString("\n\n"), isNews = !state.checking)
     }
 

@@ -95,7 +95,7 @@ class GenerateScreen(
         }
         val drawing = state.drawing
         generate.text = host.activity.getString(if (drawing != null) R.string.stop else R.string.generate)
-        generate.isEnabled = if (drawing != null) !drawing.stopping else state.canDraw
+        generate.isEnabled = if (drawing != null) !state.stopping else state.canDraw
         progress.showIf(drawing != null)
         if (drawing != null) {
             progress.max = drawing.total
@@ -123,7 +123,7 @@ class GenerateScreen(
         val drawing = state.drawing
         val done = state.picture
         return when {
-            drawing?.stopping == true -> host.activity.getString(R.string.stopping)
+            drawing != null && state.stopping -> host.activity.getString(R.string.stopping)
             drawing != null -> host.activity.run {
                 getString(R.string.progress_of, words(drawing.stage), drawing.done, drawing.total)
             }

@@ -75,6 +75,7 @@ class MainActivity : Activity(), ScreenHost {
     }
 
     override fun onStop() {
+        if (!isChangingConfigurations) studio.ask(Command.Leave)
         studio.unwatch(listener)
         dialog?.dismiss()
         dialog = null

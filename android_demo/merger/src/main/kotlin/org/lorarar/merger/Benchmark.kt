@@ -42,16 +42,48 @@ class Benchmark(
     private val toolkitVersion: String,
     private val hasWorked: Boolean = false, // whether the app was in use before, as where its screen measures
 ) {
+    @Volatile
+    private var isStopped = false
+
+    @Volatile
+    private var wasLeft = false
+
+    @Volatile
+    private var working: Runtime? = null
+
+    /** End what is measured, from any thread: at ONNX Runtime's next operator, at another runtime's next run. */
+    fun stop() {
+        isStopped = true
+        working?.stop()
+    }
+
+    /** The same where the app is not seen any more: Android gives it the slow cores, so that its times are no result. */
+    fun leave() {
+        wasLeft = true
+        stop()
+    }
+
     /**
      * Measure and return the record, checked against its schema.
      *
-     * Raises InputError when the artifact can't be run, or when its outputs are not finite: such a run is no result.
+     * Raises InputError when the artifact can't be run, or when its outputs are not finite: such a run is no result, nor is
+     * one that [leave] has ended; Stopped after [stop].
      */
-    fun run(plan: BenchmarkPlan, progress: (Stage) -> Unit): Map<String, Any?> {
+    fun run(plan: BenchmarkPlan, progress: (Stage) -> Unit): Map<String, Any?> = try {
+        measured(plan, progress)
+    } catch (stopped: Stopped) {
+        if (!wasLeft) throw stopped
+        throw InputError(
+            "the app went to the background while it measured, so that the run is no result; keep the app in view and measure again",
+        )
+    }
+
+    private fun measured(plan: BenchmarkPlan, progress: (Stage) -> Unit): Map<String, Any?> {
         val started = Date()
         val before = report.condition()
         val component = bundle.component(plan.component)
         runtimes.open(bundle, plan.component, plan.threads).use { runtime ->
+            working = runtime
             progress(Stage.LOADING_COLD)
             runtime.load()
             val cold = runtime.loadSeconds
@@ -78,6 +110,7 @@ class Benchmark(
     ): Pair<Runs, Map<String, Tensor>> {
         var outputs = emptyMap<String, Tensor>()
         fun once(): Double {
+            if (isStopped) throw Stopped()
             val start = System.nanoTime()
             outputs = runtime.run(inputs)
             return (System.nanoTime() - start) * 1e-9

@@ -11,6 +11,14 @@ class BenchmarkEntry(
     private val version: String,
     private val result: File,
 ) {
+    @Volatile
+    private var running: Benchmark? = null
+
+    /** The app is not seen any more: what is measured ends with an error. */
+    fun leave() {
+        running?.leave()
+    }
+
     /**
      * Measure, and write the record, or `{"error": …}` with one sentence, to the result's file. Returns it in words.
      *
@@ -26,7 +34,9 @@ class BenchmarkEntry(
             val place = folder ?: own { progress(Stage.COPYING_THE_BUNDLE) }
             progress(Stage.VERIFYING_THE_BUNDLE)
             val bundle = Bundle.open(place, component)
-            Benchmark(bundle, runtimes, places.scratch, report, version).run(plan, progress)
+            val benchmark = Benchmark(bundle, runtimes, places.scratch, report, version)
+            running = benchmark
+            benchmark.run(plan, progress)
         } catch (error: InputError) {
             mapOf("error" to error.message)
         } catch (error: OutOfMemoryError) {

@@ -64,11 +64,17 @@ class GoldenTensors private constructor(
  * threads and the memory of a [residency].
  */
 class Check(private val bundle: Bundle, private val residency: Residency, private val folder: File) {
-    /** Every component, and the whole pipeline where there is one; [each] hears of a row when it is done. */
-    fun all(each: (CheckRow) -> Unit): List<CheckRow> {
+    /**
+     * Every component, and the whole pipeline where there is one; [each] hears of a row when it is done. Stopped when
+     * [goesOn], which is asked before each part and each step, says no.
+     */
+    fun all(goesOn: () -> Boolean = { true }, each: (CheckRow) -> Unit): List<CheckRow> {
         val rows = ArrayList<CheckRow>()
-        for (name in bundle.components) rows += component(name).also(each)
-        if (bundle.pipeline != null) rows += pipeline().also(each)
+        for (name in bundle.components) {
+            if (!goesOn()) throw Stopped()
+            rows += component(name).also(each)
+        }
+        if (bundle.pipeline != null) rows += pipeline(goesOn).also(each)
         return rows
     }
 
@@ -90,7 +96,7 @@ class Check(private val bundle: Bundle, private val residency: Residency, privat
     }
 
     /** Draw the golden image with the bundle alone, and compare with diffusers'. */
-    fun pipeline(): CheckRow {
+    fun pipeline(goesOn: () -> Boolean = { true }): CheckRow {
         val facts = Drawing.facts(bundle)
         val golden = facts.golden
         return row("pipeline", golden.tolerance) {
@@ -98,7 +104,7 @@ class Check(private val bundle: Bundle, private val residency: Residency, privat
             val networks = (facts.tokenizers.keys + "unet").map { bundle.component(it) }
             GoldenTensors.inputs(networks, folder).use { file ->
                 val pipeline = Drawing(bundle, residency)
-                val drawn = pipeline.draw(golden.request, ofFirstImage(file.tensors)) { _, _, _ -> true }
+                val drawn = pipeline.draw(golden.request, ofFirstImage(file.tensors)) { _, _, _ -> goesOn() }
                 val seconds = drawn.seconds
                 val load = seconds.getValue("load the UNet")
                 Ran("all parts", listOf(Parity.compare("image", expected, drawn.pixels)), load, seconds.values.sum() - load)

@@ -71,11 +71,11 @@ class LoraRarPipeline(
 
     /**
      * Run every part on its golden inputs and compare with PyTorch's outputs, the golden image too; [each] hears of a row when
-     * it is done. Networks that wait for the next image are freed first.
+     * it is done. Networks that wait for the next image are freed first. Stopped when [goesOn] or [stop] says so.
      */
-    fun check(each: (CheckRow) -> Unit): List<CheckRow> {
+    fun check(goesOn: () -> Boolean = { true }, each: (CheckRow) -> Unit): List<CheckRow> {
         residency.shrink()
-        return Check(bundle, residency, folder).all(each)
+        return Check(bundle, residency, folder).all(goesOn, each)
     }
 
     /** End the run that is under way, from any thread: at ONNX Runtime's next operator, at another runtime's next step. */

@@ -10,18 +10,6 @@ import java.util.concurrent.TimeUnit
 import java.util.concurrent.atomic.AtomicBoolean
 import java.util.concurrent.atomic.AtomicReference
 
-/** Where a studio finds and keeps things. */
-class StudioPlaces(
-    /** Survives: bundles and LoRAs. */
-    val home: File,
-    /** May be emptied by the system: stacks. */
-    val scratch: File,
-    /** Bundles that were copied to the phone by hand; the first is used in place of the app's own. */
-    val sideLoaded: File?,
-    val packaged: Packaged,
-    val strangers: Strangers = NoStrangers,
-)
-
 /**
  * The app without its screens: opens the bundle, merges, draws, checks and measures, one after the other on a thread of its
  * own, and tells a new state for every change through [post], which is to call on the screens' thread.
@@ -69,6 +57,9 @@ class Studio(
     @Volatile
     private var bundle: Bundle? = null
 
+    @Volatile
+    private var benchmark: Benchmark? = null
+
     /** Whether the system is short of memory: a drawing that is under way looks at it too. */
     private val isShort = AtomicBoolean()
 
@@ -99,7 +90,8 @@ class Studio(
         is Command.Draw -> draw(command)
         Command.Stop -> end()
         Command.Check -> checkAll()
-        is Command.Measure -> benchmark(BenchmarkPlan(command.component, threads = threads))
+        is Command.Measure -> measureTimes(BenchmarkPlan(command.component, threads = threads))
+        Command.Leave -> benchmark?.leave() ?: Unit
         is Command.Acknowledge -> change { copy(complaints = complaints - command.said) }
         Command.Trim -> {
             isShort.set(true)
@@ -239,27 +231,34 @@ class Studio(
 
     private fun draw(wanted: Command.Draw) = withState { chosen ->
         if (!chosen.canDraw) return@withState
-        stopping = false
-        change { copy(drawing = DrawingView(Stage.MERGING, 0, 1)) }
-        work(onFailure = { sentence -> copy(merging = false, drawing = null).complaining(sentence) }) {
+        stoppable({ copy(drawing = DrawingView(Stage.MERGING, 0, 1)) }) {
             val start = wanted.composed?.takeIf { it.fits(wanted.prompt) }
             val request = Request.of(bundle!!, wanted.copy(composed = start))
-            val drawn = try {
-                mergeNow(chosen)
-                pipeline!!.generate(request) { stage, done, total ->
-                    trim()
-                    change { copy(drawing = drawing?.copy(stage = stage, done = done, total = total)) }
-                    !stopping
-                }
-            } catch (_: Stopped) {
-                change { copy(merging = false, drawing = null) }
-                return@work
+            mergeNow(chosen)
+            val drawn = pipeline!!.generate(request) { stage, done, total ->
+                trim()
+                change { copy(drawing = drawing?.copy(stage = stage, done = done, total = total)) }
+                !stopping
             }
             val seconds = drawn.seconds.values.sum()
             val notes = listOfNotNull(wanted.composed?.takeIf { start == null }?.let { NOT_COMPOSED }) + drawn.notes
             val picture = PictureView(drawn.width, drawn.height, drawn.argb(), notes, seconds, wanted.prompt)
             kept.put(picture)
-            change { copy(drawing = null, picture = picture) }
+            change { copy(picture = picture) }
+        }
+    }
+
+    /** Do what a user may stop; [begun] tells that it is under way. */
+    private fun stoppable(begun: StudioState.() -> StudioState, task: () -> Unit) {
+        stopping = false
+        change { begun().copy(stopping = false) }
+        work(onFailure = { sentence -> ended().complaining(sentence) }) {
+            try {
+                task()
+            } catch (_: Stopped) {
+                // Nothing is told: the user knows.
+            }
+            change { ended() }
         }
     }
 
@@ -268,29 +267,28 @@ class Studio(
     }
 
     private fun end() = withState { now ->
-        if (now.drawing == null) return@withState
+        if (!now.canStop) return@withState
         stopping = true
-        change { copy(drawing = drawing?.copy(stopping = true)) }
+        change { copy(stopping = canStop) }
         pipeline?.stop()
+        benchmark?.stop()
     }
 
     private fun checkAll() = withState { now ->
         if (!now.ready || now.busy) return@withState
-        change { copy(checking = true, rows = emptyList()) }
-        work(onFailure = { sentence -> copy(checking = false).complaining(sentence) }) {
-            pipeline!!.check { row -> change { copy(rows = rows + row) } }
-            change { copy(checking = false) }
+        stoppable({ copy(checking = true, rows = emptyList()) }) {
+            pipeline!!.check({ !stopping }) { row -> change { copy(rows = rows + row) } }
         }
     }
 
-    private fun benchmark(plan: BenchmarkPlan) = withState { now ->
+    private fun measureTimes(plan: BenchmarkPlan) = withState { now ->
         if (!now.ready || now.busy) return@withState
-        change { copy(measuring = Stage.STARTING, record = null) }
-        work(onFailure = { sentence -> copy(measuring = null).complaining(sentence) }) {
+        val running = Benchmark(bundle!!, runtimes, places.scratch, report, version, hasWorked = true)
+        benchmark = running
+        stoppable({ copy(measuring = Stage.STARTING, record = null) }) {
             pipeline!!.residency.clearFor(plan.component)
-            val benchmark = Benchmark(bundle!!, runtimes, places.scratch, report, version, hasWorked = true)
-            val record = benchmark.run(plan) { stage -> change { copy(measuring = stage) } }
-            change { copy(measuring = null, record = Json.write(record)) }
+            val record = running.run(plan) { stage -> change { copy(measuring = stage) } }
+            change { copy(record = Json.write(record)) }
         }
     }
 
@@ -299,6 +297,7 @@ class Studio(
         stopping = true
         isImportStopped = true
         pipeline?.stop()
+        benchmark?.stop()
         val threads = listOf(worker, aside, importer)
         threads.forEach { it.queue.clear() }
         worker.execute { pipeline?.close() }

@@ -57,13 +57,16 @@ sealed interface Command : Serializable {
         val guidanceWithoutLora: Boolean = false, val composed: ComposedStart? = null,
     ) : Command
 
-    /** Stop drawing: at the next operator, or after the step that runs where the runtime can't end one. */
+    /** Stop drawing, checking or measuring: at the next operator, or after the run where the runtime can't end one. */
     data object Stop : Command
 
     /** Run every part on its golden inputs. */
     data object Check : Command
 
     data class Measure(val component: String) : Command
+
+    /** The screens are not seen any more: what is measured ends, and that is told. */
+    data object Leave : Command
 
     /** A complaint has been read. */
     data class Acknowledge(val said: Sentence) : Command
@@ -267,3 +270,15 @@ private fun bytes(message: Serializable): ByteArray =
 
 /** Of this app's own other process: both are of one build. */
 private fun read(message: ByteArray): Any = ObjectInputStream(ByteArrayInputStream(message)).use { it.readObject() }
+
+/** Where a studio finds and keeps things. */
+class StudioPlaces(
+    /** Survives: bundles and LoRAs. */
+    val home: File,
+    /** May be emptied by the system: stacks. */
+    val scratch: File,
+    /** Bundles that were copied to the phone by hand; the first is used in place of the app's own. */
+    val sideLoaded: File?,
+    val packaged: Packaged,
+    val strangers: Strangers = NoStrangers,
+)

@@ -26,8 +26,8 @@ sealed interface Opening : Serializable {
 /** A finished merge, as the screen shows it: its time, the stack's rank, and the coefficients. */
 class MergeView(val seconds: Double, val rank: Int, val layers: List<LayerMean>) : Serializable
 
-/** How far a drawing is; [stopping] once the user has stopped it and until it has ended. */
-data class DrawingView(val stage: Stage, val done: Int, val total: Int, val stopping: Boolean = false) : Serializable
+/** How far a drawing is. */
+data class DrawingView(val stage: Stage, val done: Int, val total: Int) : Serializable
 
 /** How far the copying of a LoRA into the app is: [done] of [total] bytes, or null where the total is not known. */
 data class ImportView(val name: String, val done: Long, val total: Long?) : Serializable
@@ -57,6 +57,8 @@ data class StudioState(
     val rows: List<CheckRow> = emptyList(),
     /** What the running benchmark is doing. */
     val measuring: Stage? = null,
+    /** Whether the user has stopped what runs, which then ends soon. */
+    val stopping: Boolean = false,
     /** The last benchmark's record, as JSON. */
     val record: String? = null,
     /** What went wrong and nobody has read yet, the oldest first, one sentence each. */
@@ -73,6 +75,12 @@ data class StudioState(
 
     /** Whether something runs that another thing has to wait for. */
     val busy: Boolean get() = merging || drawing != null || checking || measuring != null
+
+    /** Whether something runs that can be stopped. */
+    val canStop: Boolean get() = drawing != null || checking || measuring != null
+
+    /** The same with nothing running. */
+    fun ended(): StudioState = copy(merging = false, drawing = null, checking = false, measuring = null, stopping = false)
 
     /** What a user must know of the chosen LoRAs, one sentence each. */
     val loraNotes: List<Sentence> get() = carried.values.flatMap { it.told }

@@ -20,11 +20,16 @@ class EntryTest {
         folder.deleteRecursively()
     }
 
-    private fun run(bundle: File?, component: String, runs: Int = 2, threads: Int = 0): Map<String, Any?> {
+    private fun run(
+        bundle: File?, component: String, runs: Int = 2, threads: Int = 0, leaving: Stage? = null,
+    ): Map<String, Any?> {
         val runtimes = Runtimes(mapOf("onnx" to RuntimeFactory { part, count -> OnnxRuntime(part, count) }))
         val places = StudioPlaces(folder, File(folder, "scratch"), null, PackagedFolder(File(folder, "assets")))
         val entry = BenchmarkEntry(places, runtimes, FakePhone, "0.1.0", result)
-        said = entry.run(bundle, component, runs, 1, threads) { stages += it }
+        said = entry.run(bundle, component, runs, 1, threads) {
+            stages += it
+            if (it == leaving) entry.leave()
+        }
         assertEquals(listOf("benchmark.json"), result.parentFile!!.list()!!.toList())
         return TestData.json(result)
     }
@@ -54,6 +59,13 @@ class EntryTest {
         assertTrue("not a bundle" in sentence(folder, "hypernet"))
         assertTrue("give 1 to" in sentence(miniature, "hypernet", runs = 0))
         assertTrue("built without a bundle" in sentence(null, "hypernet"))
+    }
+
+    @Test
+    fun whatIsMeasuredUnseenIsNoResult() {
+        val error = run(miniature, "hypernet", leaving = Stage.TIMING).text("error")
+        assertTrue(error, error.startsWith("the app went to the background while it measured"))
+        assertTrue("runs" in run(miniature, "hypernet", leaving = Stage.COMPARING)) // all times were taken
     }
 
     @Test

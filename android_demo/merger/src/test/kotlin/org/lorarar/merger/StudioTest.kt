@@ -1,7 +1,6 @@
 package org.lorarar.merger
 
 import org.junit.Assert.assertEquals
-import org.junit.Assert.assertNotNull
 import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
 import org.junit.Test
@@ -328,18 +327,6 @@ class StudioTest : StudioCase() {
         assertNull(Schemas.record.fault(record))
         assertEquals("android-app", record["runner"])
         assertTrue("$record", (record["notes"] as List<*>).any { "the app was in use" in "$it" })
-    }
-
-    @Test
-    fun stopping() {
-        start()
-        studio.ask(Command.Draw("a sks teapot", 50, 5))
-        until("drawing") { it.drawing?.stage == Stage.DRAWING }
-        assertNotNull(studio.state.drawing)
-        studio.ask(Command.Stop)
-        until("stopped") { !it.busy }
-        assertNull(studio.state.picture)
-        assertNull(studio.state.complaint)
     }
 
     @Test
