@@ -52,9 +52,6 @@ def measure(phone: ReplayedPhone, bundle: Bundle, options: MeasureOptions) -> di
     return AndroidDevice(phone, SERIAL).measure(bundle, "hypernet", options, Watch())
 
 
-# A run that goes well.
-
-
 def test_a_record_is_completed_by_the_host(bundle: Bundle, options: MeasureOptions) -> None:
     looked = threading.Event()
 
@@ -76,6 +73,7 @@ def test_a_record_is_completed_by_the_host(bundle: Bundle, options: MeasureOptio
     assert record["conditions"]["cooldown_s"] == 0
     assert record["notes"][0] == "cores not pinned: the scheduler chose among 9"
     [call] = phone.called("lorarar-runner /")
+    assert phone.called("KEYCODE_WAKEUP")
     digest = record["bundle"]["manifest_sha256"]
     assert f"{HOME}/{digest} --component hypernet --runs 20 --warmup 3 --library {HOME}/bin/libonnxruntime.so" in call
 

@@ -74,7 +74,8 @@ class Benchmark(
     } catch (stopped: Stopped) {
         if (!wasLeft) throw stopped
         throw InputError(
-            "the app went to the background while it measured, so that the run is no result; keep the app in view and measure again",
+            "the app went to the background while it measured, so that the run is no result; " +
+                "keep the app in view and measure again",
         )
     }
 
