@@ -104,7 +104,7 @@ CLASSES = {
     "QnnTest": 4,
     "TextTest": 9,
     "StudioTest": 22,
-    "StopTest": 2,
+    "StopTest": 5,
     "ChoiceTest": 10,
     "ResidencyTest": 9,
     "RemoteTest": 8,

@@ -17,17 +17,26 @@ class AboutScreen(root: View, private val host: ScreenHost, private val studio: 
     private val bundle = root.findViewById<TextView>(R.id.about_bundle)
     private val label = root.findViewById<View>(R.id.bundles_label)
     private val bundles = root.findViewById<Spinner>(R.id.bundles)
+    private val remove = root.findViewById<View>(R.id.remove_bundle)
     private var there: List<BundleChoice> = emptyList()
 
     init {
         bundles.onItemSelectedListener = this
+        remove.setOnClickListener { used()?.let { confirmRemoval(it) } }
     }
+
+    private fun used(): BundleChoice? = (studio.state.opening as? Opening.Ready)?.bundle
+
+    private fun confirmRemoval(bundle: BundleChoice) =
+        host.confirm(host.activity.getString(R.string.remove_asked, bundle.name)) { studio.ask(Command.RemoveBundle(bundle)) }
 
     override fun show(state: StudioState) {
         val ready = state.opening as? Opening.Ready
         bundle.showIf(ready != null)
         bundle.text = ready?.let { host.activity.getString(R.string.about_bundle, it.title) } ?: ""
         for (view in listOf(label, bundles)) view.showIf(ready != null && ready.bundles.size > 1)
+        remove.showIf(ready?.bundle?.folder != null)
+        remove.isEnabled = !state.busy
         if (ready == null) return
         if (ready.bundles != there) {
             there = ready.bundles
@@ -42,7 +51,7 @@ class AboutScreen(root: View, private val host: ScreenHost, private val studio: 
         if (choice.folder != null) choice.name else host.activity.getString(R.string.own_bundle, choice.name)
 
     override fun onItemSelected(parent: AdapterView<*>?, view: View?, position: Int, id: Long) {
-        val now = (studio.state.opening as? Opening.Ready)?.bundle ?: return
+        val now = used() ?: return
         there.getOrNull(position)?.takeIf { it != now }?.let { studio.ask(Command.Open(it)) }
     }
 

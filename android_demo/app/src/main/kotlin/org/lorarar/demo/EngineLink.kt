@@ -18,7 +18,7 @@ import org.lorarar.merger.StudioApi
 /** The screens' end of [EngineService]: brings its process up when it is asked for, and again after it was ended. */
 class EngineLink(private val context: Context) : ServiceConnection {
     private val main = Handler(Looper.getMainLooper())
-    private val remote = RemoteStudio(KeptPicture(Studio.picture(context.filesDir)), { main.post(it) }) {
+    private val remote = RemoteStudio(KeptPicture(KeptPicture.place(context.filesDir)), { main.post(it) }) {
         context.bindService(Intent(context, EngineService::class.java), this, Context.BIND_AUTO_CREATE)
     }
     val studio: StudioApi get() = remote

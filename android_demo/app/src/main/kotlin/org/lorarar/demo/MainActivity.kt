@@ -50,6 +50,7 @@ class MainActivity : Activity(), ScreenHost {
         tabs.setOnCheckedChangeListener { _, _ -> showChosen() }
         showChosen()
         findViewById<View>(R.id.retry).setOnClickListener { studio.ask(Command.Retry) }
+        findViewById<View>(R.id.stop_copying).setOnClickListener { studio.ask(Command.StopImport) }
         findViewById<View>(R.id.pick_bundle).setOnClickListener {
             pick(Intent(Intent.ACTION_OPEN_DOCUMENT_TREE), PICK_BUNDLE)
         }
@@ -97,6 +98,7 @@ class MainActivity : Activity(), ScreenHost {
             text.say(getString(R.string.opening, words(opening.stage)))
             progress.progress = (1000 * opening.done / maxOf(opening.total, 1)).toInt()
         }
+        findViewById<View>(R.id.stop_copying).showIf(opening is Opening.Working && opening.canStop)
         findViewById<View>(R.id.retry).showIf(opening is Opening.Failed)
         findViewById<View>(R.id.pick_bundle).showIf(opening is Opening.Failed && opening.isOfBundle)
         if (opening is Opening.Failed) {

@@ -93,7 +93,8 @@ class Benchmark(
             runtime.load()
             GoldenTensors.make(component, folder).use { golden ->
                 val (runs, outputs) = measure(runtime, golden.inputs, plan, progress)
-                val facts = facts(runtime, before) // before the comparison, which is no part of what was measured
+                // Before the comparison, which is no part of what was measured.
+                val facts = facts(runtime, before, report.condition())
                 progress(Stage.COMPARING)
                 val record = head(component, started) + facts + mapOf(
                     "load" to mapOf("cold_s" to cold, "warm_s" to runtime.loadSeconds),
@@ -156,22 +157,29 @@ class Benchmark(
         )
     }
 
-    private fun facts(runtime: Runtime, before: Map<String, Any?>): Map<String, Any?> = mapOf(
+    private fun facts(runtime: Runtime, before: Map<String, Any?>, after: Map<String, Any?>): Map<String, Any?> = mapOf(
         "device" to report.device(),
         "runtime" to mapOf(
             "name" to runtime.name, "version" to runtime.version, "backend" to runtime.backend,
             "compute_unit" to runtime.computeUnit, "threads" to runtime.threads,
         ),
         "memory" to report.memory(),
-        "conditions" to mapOf("before" to before, "after" to report.condition(), "cooldown_s" to 0),
+        "conditions" to mapOf("before" to before, "after" to after, "cooldown_s" to 0),
         "estimate" to null,
         "paper" to null, // benchmarks/record.py has the paper's figures: the host adds them
-        "notes" to listOf("measured in the demo app: cores not pinned") + if (hasWorked) listOf(IN_USE) else emptyList(),
+        "notes" to listOfNotNull(
+            "measured in the demo app: cores not pinned", IN_USE.takeIf { hasWorked },
+            after["thermal_status"]?.takeIf { it !in COOL }?.let { "throttled: thermal status $it after the run" },
+            "charging, which warms the device".takeIf { before["charging"] == true },
+        ),
     )
 
     private companion object {
         const val IN_USE =
             "the app was in use: the cold load may have found what an earlier one left; the peak memory is since the app began"
+
+        /** Thermal states that slow nothing down: COOL of benchmarks/devices/adb.py. */
+        val COOL = setOf("none", "light")
 
         /** The PSNR that a run on any device must reach, by precision: DEVICE_GATES_DB of benchmarks/record.py. */
         val GATES_DB = mapOf("fp32" to 70.0, "fp16" to 50.0, "w8" to 40.0, "w6" to 30.0, "w4" to 25.0)

@@ -68,7 +68,8 @@ class Bundle private constructor(val path: File, val manifest: Manifest) {
             }
         }
 
-        private fun readManifest(folder: File): Manifest {
+        /** The valid manifest of a folder; of the files that it names nothing is known. InputError as [open]. */
+        internal fun readManifest(folder: File): Manifest {
             val path = File(folder, MANIFEST)
             if (!path.isFile) {
                 throw InputError(

@@ -26,11 +26,29 @@ internal class Bundles(
     /** Delete what copies that were cut short have left. */
     fun sweep() = folders.forEach { Install.sweep(it) }
 
-    /** Copy a bundle from a folder that the user picked, and choose it. */
-    fun add(name: String, place: String) {
+    /**
+     * Copy a bundle from a folder that the user picked, and choose it. What its manifest says against it is told before it
+     * is copied. [progress] hears the bytes copied, of how many; Stopped when it says so.
+     */
+    fun add(name: String, place: String, progress: (Long, Long) -> Boolean) {
         val folder = File(folders.first(), Catalogue.plain(name).ifEmpty { "picked" })
-        install.picked(places.strangers.folder(place), folder) { done, total -> tell(Stage.COPYING_THE_BUNDLE, done, total) }
+        install.picked(places.strangers.folder(place), folder, { checkManifest(it, folder.name) }, progress)
         keep(BundleChoice(folder.name, folder))
+    }
+
+    /** InputError where the manifest in a folder, which the user knows by another name, is wrong or can't be run here. */
+    private fun checkManifest(copy: File, shown: String) {
+        val manifest = try {
+            Bundle.readManifest(copy)
+        } catch (error: InputError) {
+            throw InputError(error.sentence.replacing(copy.path, shown))
+        }
+        runtimes.refusal(manifest)?.let { throw InputError("%s: %s", shown, it) }
+    }
+
+    /** Delete a bundle that was copied by hand or picked; the app's own stay. */
+    fun remove(choice: BundleChoice) {
+        choice.folder?.takeIf { it in copiedByHand() }?.deleteRecursively()
     }
 
     /** Keep which bundle is chosen, for this and the next start; without room it is forgotten. */

@@ -57,7 +57,12 @@ class Install(private val packaged: Packaged, private val home: File) {
         val folder = File(home, from)
         try {
             if (isCopied(target)) return folder
-            replace(folder) { copy(packaged, from, it, progress, total(ownManifest(target))) }
+            replace(folder) { unfinished ->
+                copy(packaged, from, unfinished, total(ownManifest(target))) { done, total ->
+                    progress(done, total)
+                    true
+                }
+            }
         } catch (error: IOException) {
             throw InputError("the bundle can't be copied (%s); free some space and start the app again", error.message)
         }
@@ -67,16 +72,21 @@ class Install(private val packaged: Packaged, private val home: File) {
     /**
      * Copy a bundle that the user picked to a folder, in the place of what is there.
      *
-     * [progress] hears the bytes copied, of how many. InputError when the folder picked is no bundle, or there is no space.
+     * [check] finds the manifest in the folder that it is given, before anything else is copied. [progress] hears the bytes
+     * copied, of how many; Stopped when it says so. InputError when the folder picked is no bundle, or there is no space.
      */
-    fun picked(bundle: Packaged, folder: File, progress: (Long, Long) -> Unit) {
+    fun picked(bundle: Packaged, folder: File, check: (File) -> Unit, progress: (Long, Long) -> Boolean) {
         try {
             val manifest = try {
                 bundle.open(Bundle.MANIFEST).use { it.readBytes() }
             } catch (_: FileNotFoundException) {
                 throw InputError("the folder picked is not a bundle (no %s); pick the folder that holds it", Bundle.MANIFEST)
             }
-            replace(folder) { unfinished -> copy(bundle, "", unfinished, progress, total(manifest)) }
+            replace(folder) { unfinished ->
+                write(manifest.inputStream(), File(unfinished, Bundle.MANIFEST))
+                check(unfinished)
+                copy(bundle, "", unfinished, total(manifest), progress)
+            }
         } catch (error: IOException) {
             throw InputError("the bundle can't be copied (%s); free some space and pick it again", error.message)
         }
@@ -101,14 +111,19 @@ class Install(private val packaged: Packaged, private val home: File) {
         }
     }
 
-    private fun copy(source: Packaged, from: String, to: File, progress: (Long, Long) -> Unit, total: Long) {
+    private fun copy(source: Packaged, from: String, to: File, total: Long, progress: (Long, Long) -> Boolean) {
         var done = 0L
+        var told = 0L
+        fun tell(now: Long): Boolean {
+            if (now - told < TOLD_BYTES) return true
+            told = now
+            return progress(minOf(now, total), total)
+        }
         fun walk(relative: String) {
             val place = listOf(from, relative).filter { it.isNotEmpty() }.joinToString("/")
             val names = source.list(place)
             if (names.isEmpty() && !source.isFolder(place)) {
-                done += write(source.open(place), File(to, relative))
-                progress(minOf(done, total), total)
+                done += write(source.open(place), File(to, relative)) { written -> tell(done + written) }
             }
             for (name in names) {
                 if ('/' in name || name == "..") throw IOException("$name is no file's name")
@@ -116,6 +131,7 @@ class Install(private val packaged: Packaged, private val home: File) {
             }
         }
         walk("")
+        progress(total, total)
     }
 
     /** Of the artifacts; the rest is small. A manifest that can't be read is told when the bundle is opened. */
@@ -132,6 +148,9 @@ class Install(private val packaged: Packaged, private val home: File) {
 
         /** What the name of a file or folder ends with while it is written. */
         const val UNFINISHED = "unfinished"
+
+        /** Copied between two tellings of how far it is. */
+        private const val TOLD_BYTES = 1L shl 20
         private val TARGETS = listOf("qnn", "onnx", "executorch")
 
         /** Make a folder, beside it first, and put it in the place of what is there by two renamings. */

@@ -49,8 +49,11 @@ class KeptPicture(private val file: File) {
         null
     }
 
-    private companion object {
-        const val MAX_SIDE = 4096
-        const val MAX_PROMPT = 10_000 // writeUTF takes 65,535 bytes
+    companion object {
+        private const val MAX_SIDE = 4096
+        private const val MAX_PROMPT = 10_000 // writeUTF takes 65,535 bytes
+
+        /** Where an app keeps it. */
+        fun place(home: File) = File(home, "picture")
     }
 }

@@ -4,10 +4,8 @@ import java.io.File
 import java.util.concurrent.ConcurrentHashMap
 import java.util.concurrent.ConcurrentLinkedQueue
 import java.util.concurrent.Executor
-import java.util.concurrent.LinkedBlockingQueue
-import java.util.concurrent.ThreadPoolExecutor
-import java.util.concurrent.TimeUnit
 import java.util.concurrent.atomic.AtomicBoolean
+import java.util.concurrent.atomic.AtomicInteger
 import java.util.concurrent.atomic.AtomicReference
 
 /**
@@ -26,7 +24,7 @@ class Studio(
     private val worker = oneThread()
     private val aside = oneThread() // what nothing waits for
     private val importer = oneThread()
-    private val kept = KeptPicture(picture(places.home))
+    private val kept = KeptPicture(KeptPicture.place(places.home))
     private val edits = ConcurrentLinkedQueue<StudioState.() -> StudioState>()
     private val isPosted = AtomicBoolean()
     private val toMeasure = ConcurrentHashMap<String, Sample>() // the last of each role
@@ -66,8 +64,8 @@ class Studio(
     @Volatile
     private var stopping = false
 
-    @Volatile
-    private var isImportStopped = false
+    /** How often the copying of LoRAs or bundles was stopped: of those that were asked for before. */
+    private val importStops = AtomicInteger()
 
     init {
         catalogue.sweep() // before an import can be under way
@@ -76,13 +74,14 @@ class Studio(
     override fun ask(command: Command) = when (command) {
         Command.Start -> start()
         Command.Retry -> retry()
-        is Command.Open -> open(command.bundle)
+        is Command.Open -> reopen { bundles.keep(command.bundle) }
         is Command.Choose -> pick(command.role, command.sample)
         is Command.Strength -> scale(command.role, command.scale)
         is Command.Import -> copyLora(command)
         is Command.Remove -> remove(command.role)
-        Command.StopImport -> isImportStopped = true
+        Command.StopImport -> importStops.incrementAndGet().let { }
         is Command.AddBundle -> copyBundle(command.name, command.place)
+        is Command.RemoveBundle -> reopen { bundles.remove(command.bundle) }
         Command.Merge -> {
             refused = null
             follow()
@@ -123,11 +122,15 @@ class Studio(
         begin()
     }
 
-    private fun open(choice: BundleChoice) = withState { now ->
+    private fun reopen(first: () -> Unit) = withState { now ->
         if (!now.ready || now.busy) return@withState
         opening(Stage.STARTING, 0, 1)
         change { copy(content = null, style = null, merge = null, carried = emptyMap(), rows = emptyList(), record = null) }
-        work { bundles.keep(choice) }
+        work {
+            pipeline?.close()
+            pipeline = null
+            first()
+        }
         begin()
     }
 
@@ -169,12 +172,22 @@ class Studio(
         false
     }
 
-    private fun copyBundle(
-        name: String, place: String,
-    ) = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
-        bundles.add(name, place)
-        begin()
+    private fun copyBundle(name: String, place: String) {
+        val goesOn = untilStopped()
+        work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
+            try {
+                bundles.add(name, place) { done, total ->
+                    change { copy(opening = Opening.Working(Stage.COPYING_THE_BUNDLE, done, total, canStop = true)) }
+                    goesOn()
+                }
+            } catch (_: Stopped) {
+                // What is there is opened.
+            }
+            begin()
+        }
     }
+
+    private fun untilStopped(): () -> Boolean = importStops.get().let { before -> { importStops.get() == before } }
 
     private fun pick(role: String, sample: Sample?) {
         catalogue.keep(role, sample)
@@ -191,22 +204,23 @@ class Studio(
         follow()
     }
 
-    private fun copyLora(wanted: Command.Import) =
+    private fun copyLora(wanted: Command.Import) {
+        val goesOn = untilStopped()
         work(importer, onFailure = { copy(importing = null).complaining(it) }) {
-            isImportStopped = false
+            if (!goesOn()) return@work
             change { copy(importing = ImportView(wanted.name, 0, wanted.total)) }
-            val copied = { done: Long ->
-                change { copy(importing = importing?.copy(done = done)) }
-                !isImportStopped
-            }
             val sample = try {
-                catalogue.import(wanted.role, wanted.name, wanted.place, wanted.config, copied)
+                catalogue.import(wanted.role, wanted.name, wanted.place, wanted.config) { done ->
+                    change { copy(importing = importing?.copy(done = done)) }
+                    goesOn()
+                }
             } catch (_: Stopped) {
                 null
             }
             change { copy(importing = null, contents = catalogue.contents, styles = catalogue.styles) }
             sample?.let { pick(wanted.role, it) }
         }
+    }
 
     private fun remove(role: String) = withState { now ->
         val sample = now.chosen(role)?.takeIf { it.isImported } ?: return@withState
@@ -240,9 +254,7 @@ class Studio(
                 change { copy(drawing = drawing?.copy(stage = stage, done = done, total = total)) }
                 !stopping
             }
-            val seconds = drawn.seconds.values.sum()
-            val notes = listOfNotNull(wanted.composed?.takeIf { start == null }?.let { NOT_COMPOSED }) + drawn.notes
-            val picture = PictureView(drawn.width, drawn.height, drawn.argb(), notes, seconds, wanted.prompt)
+            val picture = PictureView.of(drawn, wanted, isComposed = start != null)
             kept.put(picture)
             change { copy(picture = picture) }
         }
@@ -295,7 +307,7 @@ class Studio(
     /** End what runs, and give everything back; nothing can be asked any more. */
     fun close() {
         stopping = true
-        isImportStopped = true
+        importStops.incrementAndGet()
         pipeline?.stop()
         benchmark?.stop()
         val threads = listOf(worker, aside, importer)
@@ -376,20 +388,5 @@ class Studio(
             said(error)
         }
         if (sentence != null) change { onFailure(sentence) }
-    }
-
-    companion object {
-        private val NOT_COMPOSED = Sentence(
-            "this image did not begin with each LoRA alone: that needs the content's words in the prompt, and a class " +
-                "for them",
-        )
-
-        /** Does one thing after the other; what comes after its end is dropped. */
-        private fun oneThread() = ThreadPoolExecutor(
-            1, 1, 0, TimeUnit.SECONDS, LinkedBlockingQueue(), ThreadPoolExecutor.DiscardPolicy(),
-        )
-
-        /** Where the last image is kept. */
-        fun picture(home: File) = File(home, "picture")
     }
 }

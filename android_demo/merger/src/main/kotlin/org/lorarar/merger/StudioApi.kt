@@ -39,11 +39,14 @@ sealed interface Command : Serializable {
     /** Remove the LoRA that is chosen for a role, where it was imported; none is chosen then. */
     data class Remove(val role: String) : Command
 
-    /** Stop copying a LoRA; nothing of it is kept. */
+    /** Stop copying the LoRAs, or the bundle, that the user picked; nothing is kept of those that are not whole. */
     data object StopImport : Command
 
     /** Copy a bundle from a folder that the user picked, and open it. */
     data class AddBundle(val name: String, val place: String) : Command
+
+    /** Delete a bundle that was copied by hand or picked, and open another. */
+    data class RemoveBundle(val bundle: BundleChoice) : Command
 
     /** Merge what is chosen. Of those that come faster than merges are made, the last one counts. */
     data object Merge : Command

@@ -4,8 +4,8 @@ import java.io.Serializable
 
 /** Whether there is a bundle to work with. */
 sealed interface Opening : Serializable {
-    /** What is being done, and how far: [done] of [total]. */
-    data class Working(val stage: Stage, val done: Long, val total: Long) : Opening
+    /** What is being done, and how far: [done] of [total]; whether [Command.StopImport] ends it. */
+    data class Working(val stage: Stage, val done: Long, val total: Long, val canStop: Boolean = false) : Opening
 
     /** One sentence that says what is wrong and which command mends it. */
     data class Failed(
@@ -35,7 +35,20 @@ data class ImportView(val name: String, val done: Long, val total: Long?) : Seri
 /** A finished image, 0xAARRGGBB, and the prompt that it was drawn from. */
 class PictureView(
     val width: Int, val height: Int, val argb: IntArray, val notes: List<Sentence>, val seconds: Double, val prompt: String,
-)
+) {
+    companion object {
+        private val NOT_COMPOSED = Sentence(
+            "this image did not begin with each LoRA alone: that needs the content's words in the prompt, and a class " +
+                "for them",
+        )
+
+        /** What was drawn of what was [wanted]; a composed start is left out where the prompt lacks its subject. */
+        internal fun of(drawn: Drawn, wanted: Command.Draw, isComposed: Boolean): PictureView {
+            val notes = listOfNotNull(NOT_COMPOSED.takeIf { wanted.composed != null && !isComposed }) + drawn.notes
+            return PictureView(drawn.width, drawn.height, drawn.argb(), notes, drawn.seconds.values.sum(), wanted.prompt)
+        }
+    }
+}
 
 /** All that the screens show. Immutable: a new one is made for every change. */
 data class StudioState(

@@ -20,6 +20,8 @@ abstract class StudioCase {
     /** Other apps' files: by their paths, but for those that a test makes up. */
     protected val made = HashMap<String, () -> InputStream>()
 
+    protected val folders = HashMap<String, Packaged>()
+
     /** Those that stay where they are. */
     protected val mapped = HashMap<String, File>()
     protected val released = ArrayList<String>()
@@ -30,7 +32,7 @@ abstract class StudioCase {
 
         override fun release(place: String) = Unit.also { released += place }
 
-        override fun folder(place: String) = PackagedFolder(File(place))
+        override fun folder(place: String) = folders[place] ?: PackagedFolder(File(place))
     }
 
     /** What was run, and what was freed, by the parts' names. */
