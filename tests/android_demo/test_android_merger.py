@@ -108,7 +108,7 @@ CLASSES = {
     "ChoiceTest": 10,
     "ResidencyTest": 9,
     "RemoteTest": 8,
-    "EntryTest": 6,
+    "EntryTest": 7,
     "StepTest": 5,
     "ExecuTorchTest": 4,
     "ExecuTorchLibraryTest": 7,

@@ -40,6 +40,10 @@ struct BenchmarkView: View {
                 }
             }
             .navigationTitle("Benchmark")
+            .onChange(of: model.componentNames, initial: true) {
+                let names = model.componentNames
+                if !names.contains(component) { component = names.first ?? component }
+            }
             .task {
                 // Its notification comes on any thread, where a view's closure ends the app.
                 while !Task.isCancelled {

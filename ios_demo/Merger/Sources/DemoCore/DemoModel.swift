@@ -120,7 +120,8 @@ public final class DemoModel {
     public func addBundle(_ picked: URL) async {
         stage = .opening(WorkProgress(stage: "copying the bundle", done: 0, total: 1))
         do {
-            let place = try await Task.detached { [places] in try places.takeBundle(picked) }.value
+            let (places, accept) = (places, engine.accept)
+            let place = try await Task.detached { try places.takeBundle(picked, accept: accept) }.value
             await open(place.lastPathComponent)
         } catch { tell(error, of: []) }
     }

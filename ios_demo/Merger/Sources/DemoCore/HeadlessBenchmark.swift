@@ -35,7 +35,7 @@ public struct HeadlessBenchmark: Sendable {
         do {
             switch try Launch(arguments) {
             case .screens: return
-            case .clean: try clean()
+            case .clean: try await clean()
             case .benchmark(let launch):
                 nonce = launch.nonce
                 let engine = LoraRarPipeline(options, runtimes: runtimes, gate: gate)
@@ -57,10 +57,12 @@ public struct HeadlessBenchmark: Sendable {
         return nonce.allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber) } ? nonce : nil
     }
 
-    private func clean() throws {
+    /// Removes the bundles and records of benchmarks, and the models that were compiled for them.
+    private func clean() async throws {
         if FileManager.default.fileExists(atPath: places.benchmarks.path) {
             try FileManager.default.removeItem(at: places.benchmarks)
         }
+        await LoraRarPipeline(options, runtimes: runtimes).sweep(keeping: places.bundles)
     }
 
     private func write(_ record: Json, _ nonce: String?) throws {

@@ -35,25 +35,31 @@ public struct LoraLibrary: Sendable {
         try imported(role) + samples(role)
     }
 
-    /// Copies what the user picked into the app, a file or a PEFT folder, and checks all of it first. One of its name
-    /// that is there stays. Throws InputError when it is no LoRA.
+    /// Copies what the user picked into the app, a file or a PEFT folder, and checks all of the copy: the file itself
+    /// is another app's, which may change it meanwhile. One of its name that is there stays. Throws InputError when it
+    /// is no LoRA; nothing of it is left then.
     public func add(_ picked: URL, as role: LoraRole) throws -> LibraryLora {
-        try LoraReader.read(picked).checkValues()
+        _ = try LoraReader.read(picked)  // the header alone, before gigabytes are copied
         let (manager, folder, peft) = (FileManager.default, places.imported(role), LoraReader.folder(of: picked))
-        let copy = Places.unfinished(in: folder)
-        defer { try? manager.removeItem(at: copy) }  // what a full disk left of it
-        do {
-            try manager.createDirectory(at: peft == nil ? folder : copy, withIntermediateDirectories: true)
-            if let peft {
-                for name in [LoraReader.config, LoraReader.weights] {
-                    try manager.copyItem(at: peft.appendingPathComponent(name), to: copy.appendingPathComponent(name))
-                }
-            } else {
-                try manager.copyItem(at: picked, to: copy)
+        let unfinished = Places.unfinished(in: folder)
+        defer { try? manager.removeItem(at: unfinished) }
+        let copy = unfinished.appendingPathComponent((peft ?? picked).lastPathComponent, isDirectory: peft != nil)
+        try copying(picked) {
+            try manager.createDirectory(at: peft == nil ? unfinished : copy, withIntermediateDirectories: true)
+            for name in peft == nil ? [] : [LoraReader.config, LoraReader.weights] {
+                try manager.copyItem(at: peft!.appendingPathComponent(name), to: copy.appendingPathComponent(name))
             }
-            let place = Self.freePlace(Self.name(peft ?? picked), ending: peft == nil ? ".\(Self.ending)" : "", folder)
-            try manager.moveItem(at: copy, to: place)
-            return imported(place, role)
+            if peft == nil { try manager.copyItem(at: picked, to: copy) }
+        }
+        try LoraReader.read(copy).checkValues()
+        let place = Self.freePlace(Self.name(copy), ending: peft == nil ? ".\(Self.ending)" : "", folder)
+        try copying(picked) { try manager.moveItem(at: copy, to: place) }
+        return imported(place, role)
+    }
+
+    private func copying(_ picked: URL, _ work: () throws -> Void) throws {
+        do {
+            try work()
         } catch {
             throw InputError("\(picked.lastPathComponent) can't be copied into the app; free some space on the device")
         }

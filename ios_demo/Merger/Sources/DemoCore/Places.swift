@@ -68,8 +68,8 @@ public struct Places: Equatable, Sendable {
     public var bundles: [URL] { found.map(\.folder) }
 
     /// Copies a folder that the user picked to the bundles, in the place of one of its name. Throws InputError when it
-    /// is no bundle, or where there is no space; nothing of it is left then.
-    func takeBundle(_ picked: URL) throws -> URL {
+    /// is no bundle, as `accept`, which looks at it first, or where there is no space; nothing of it is left then.
+    func takeBundle(_ picked: URL, accept: (URL) throws -> Void) throws -> URL {
         let manager = FileManager.default
         guard manager.fileExists(atPath: picked.appendingPathComponent(ModelBundle.manifestFile).path) else {
             throw InputError(
@@ -77,6 +77,7 @@ public struct Places: Equatable, Sendable {
                     + "holds it"
             )
         }
+        try accept(picked)
         let folder = ownBundles
         let place = folder.appendingPathComponent(picked.lastPathComponent, isDirectory: true)
         let copy = Self.unfinished(in: folder)

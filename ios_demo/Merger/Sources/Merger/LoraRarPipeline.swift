@@ -94,6 +94,11 @@ public actor LoraRarPipeline {
         return bundle.manifest
     }
 
+    /// Throws InputError where a folder's manifest is not valid, or is of a bundle that this device does not run.
+    public nonisolated func accept(_ folder: URL) throws {
+        _ = try runtimes(ModelBundle.readManifest(folder).0.target, options)
+    }
+
     /// Gives up models that are not in use: the system is short of memory. A work that runs does so at its next report.
     public nonisolated func freeMemory() {
         shortage.set(true)

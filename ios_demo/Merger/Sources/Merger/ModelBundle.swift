@@ -21,16 +21,7 @@ public struct ModelBundle: Sendable {
         _ folder: URL, only: String? = nil, seals: URL? = nil, compiled: URL? = nil,
         progress: (String, Double) -> Void = { _, _ in }, accept: (Manifest) throws -> Void = { _ in }
     ) throws -> ModelBundle {
-        let place = folder.appendingPathComponent(manifestFile)
-        guard FileManager.default.fileExists(atPath: place.path) else {
-            throw InputError(
-                "\(folder.lastPathComponent): there is no bundle (no \(manifestFile)); make one with  lorarar "
-                    + "export pipeline --target coreml --into ios_demo")
-        }
-        let data = try Files.mapped(place, most: ManifestReader.maxBytes)
-        let path = "\(folder.lastPathComponent)/\(manifestFile)"
-        let manifest = try ManifestReader.read(data, path: path)
-        try ManifestCheck.check(manifest, path: path)
+        let (manifest, data) = try readManifest(folder)
         try accept(manifest)
         let bundle = ModelBundle(folder: folder, manifest: manifest, manifestSha256: Files.sha256(data))
         let sealed = seals.map { Seals(folder: $0) }
@@ -42,6 +33,22 @@ public struct ModelBundle: Sendable {
             if only == nil { sealed?.put(folder) }
         }
         return bundle
+    }
+
+    /// The manifest of a folder, and its bytes; of the files that it names nothing is known. Throws InputError as
+    /// `open`.
+    static func readManifest(_ folder: URL) throws -> (Manifest, Data) {
+        let place = folder.appendingPathComponent(manifestFile)
+        guard FileManager.default.fileExists(atPath: place.path) else {
+            throw InputError(
+                "\(folder.lastPathComponent): there is no bundle (no \(manifestFile)); make one with  lorarar "
+                    + "export pipeline --target coreml --into ios_demo")
+        }
+        let data = try Files.mapped(place, most: ManifestReader.maxBytes)
+        let path = "\(folder.lastPathComponent)/\(manifestFile)"
+        let manifest = try ManifestReader.read(data, path: path)
+        try ManifestCheck.check(manifest, path: path)
+        return (manifest, data)
     }
 
     /// One component, or InputError with those that the bundle has.

@@ -193,6 +193,10 @@ public enum Record {
             }
         }
         if let placement = run.placement { notes.append(placement) }
+        if let state = run.after.thermalState, ["serious", "critical"].contains(state) {
+            notes.append("throttled: thermal state \(state) after the run")
+        }
+        if run.before.battery.isCharging == true { notes.append("charging, which warms the device") }
         return notes
     }
 

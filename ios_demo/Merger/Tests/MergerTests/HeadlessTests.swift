@@ -28,7 +28,8 @@ final class HeadlessTests: XCTestCase, @unchecked Sendable {
         let benchmark = HeadlessBenchmark(app.places, options: app.options, runtimes: TestApp.runtimes)
         let arguments = ["--benchmark", "--bundle", "abc123", "--component", "unet", "--runs", "4", "--warmup", "2"]
         try await benchmark.run(
-            ["app", "--"] + arguments + ["--cooldown", "60", "--threads", "2", "--record-nonce", "f00d"])
+            ["app", "--"] + arguments + ["--cooldown", "60", "--threads", "2", "--record-nonce", "f00d"],
+            battery: { Battery(percent: 80, isCharging: true) })
         let record = try written(benchmark, "f00d")
         XCTAssertEqual(benchmark.place("f00d").path, app.places.documents.path + "/benchmark/record-f00d.json")
         XCTAssertEqual(record["runner"], .text("ios-app"))
@@ -47,10 +48,29 @@ final class HeadlessTests: XCTestCase, @unchecked Sendable {
             Array(notes.dropFirst()),
             [
                 "Core ML was given all and does not say which it used",
-                "Core ML takes no number of threads: it was left to choose",
+                "Core ML takes no number of threads: it was left to choose", "charging, which warms the device",
             ])
+        let cache = app.options.cache.path
+        XCTAssertNotEqual(try FileManager.default.contentsOfDirectory(atPath: cache), [])
+        try FileManager.default.removeItem(at: made.folder)  // else the model is that of a bundle that is there
         try await benchmark.run(["--benchmark-clean"])
         XCTAssertFalse(FileManager.default.fileExists(atPath: app.places.documents.path + "/benchmark"))
+        XCTAssertEqual(try FileManager.default.contentsOfDirectory(atPath: cache), [])
+    }
+
+    func testALaunchThatWasNotInViewGivesNoRecord() async throws {
+        _ = try app.bundle()
+        let gate = WorkGate()
+        let benchmark = HeadlessBenchmark(app.places, options: app.options, runtimes: TestApp.runtimes, gate: gate)
+        try await benchmark.run(
+            ["--benchmark", "--component", "unet", "--record-nonce", "a1"],
+            progress: { progress in
+                guard progress.stage == "timing" else { return }
+                gate.set(open: false)
+                gate.set(open: true)
+            })
+        let error = try written(benchmark, "a1")["error"].text ?? ""
+        XCTAssertTrue(error.hasPrefix("the app went to the background while it measured"), error)
     }
 
     func testALaunchThatFailsSaysWhy() async throws {

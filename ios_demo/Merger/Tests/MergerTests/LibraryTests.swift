@@ -342,6 +342,11 @@ final class LibraryTests: XCTestCase, @unchecked Sendable {
         let good = try StandInBundle(app.root.appendingPathComponent("good/damaged"), dtype: .float32).folder
         await model.addBundle(good)
         XCTAssertEqual(model.bundleName, "damaged")
+        await model.addBundle(damaged)  // its manifest tells before anything is copied
+        XCTAssertEqual([model.stage == .ready ? "" : "failed", model.bundleName], ["", "damaged"])
+        try FileManager.default.removeItem(at: damaged)
+        try FileManager.default.copyItem(at: good, to: damaged)
+        try Data("x".utf8).write(to: damaged.appendingPathComponent("golden/unet.safetensors"))
         await model.addBundle(damaged)
         guard case .failed = model.stage else { return XCTFail("\(model.stage)") }
     }

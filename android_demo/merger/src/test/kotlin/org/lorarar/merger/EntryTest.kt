@@ -22,10 +22,11 @@ class EntryTest {
 
     private fun run(
         bundle: File?, component: String, runs: Int = 2, threads: Int = 0, leaving: Stage? = null,
+        phone: DeviceReport = FakePhone,
     ): Map<String, Any?> {
         val runtimes = Runtimes(mapOf("onnx" to RuntimeFactory { part, count -> OnnxRuntime(part, count) }))
         val places = StudioPlaces(folder, File(folder, "scratch"), null, PackagedFolder(File(folder, "assets")))
-        val entry = BenchmarkEntry(places, runtimes, FakePhone, "0.1.0", result)
+        val entry = BenchmarkEntry(places, runtimes, phone, "0.1.0", result)
         said = entry.run(bundle, component, runs, 1, threads) {
             stages += it
             if (it == leaving) entry.leave()
@@ -59,6 +60,21 @@ class EntryTest {
         assertTrue("not a bundle" in sentence(folder, "hypernet"))
         assertTrue("give 1 to" in sentence(miniature, "hypernet", runs = 0))
         assertTrue("built without a bundle" in sentence(null, "hypernet"))
+    }
+
+    @Test
+    fun heatAndChargingAreNoted() {
+        fun notes(vararg changed: Pair<String, Any?>): List<*> {
+            val phone = object : DeviceReport by FakePhone {
+                override fun condition() = FakePhone.condition() + changed
+            }
+            return run(miniature, "hypernet", phone = phone)["notes"] as List<*>
+        }
+        val pinned = "measured in the demo app: cores not pinned"
+        assertEquals(listOf(pinned), notes("thermal_status" to "light"))
+        assertEquals(listOf(pinned), notes("thermal_status" to null, "charging" to null))
+        val both = listOf(pinned, "throttled: thermal status severe after the run", "charging, which warms the device")
+        assertEquals(both, notes("thermal_status" to "severe", "charging" to true))
     }
 
     @Test
