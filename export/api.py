@@ -9,13 +9,14 @@ Parameters that they share:
 - `hypernet`: the file of a trained hypernetwork or of constant coefficients, or a loaded `Hypernetwork`. Default: the
   one that is shipped, for the miniature.
 - `untrained`: take seeded random weights, which show sizes and speed alone.
-- `rank`: of one LoRA: all that are loaded together may have `loras` times as many. Default: that of the LoRAs that are
-  trained for the base.
+- `rank`: of one LoRA: all that are loaded together may have `loras` times as many; onnx takes any, up to 1,024
+  together. Default: that of the LoRAs that are trained for the base.
 - `loras`: how many LoRAs can be loaded together: a content, a style, and others beside them.
 - `adapt`: what the UNet's adapter holds: `transformer`, or the `attention` alone, which takes less of many LoRAs.
 - `text_adapters`: give the text encoders inputs for LoRAs too, for those that were trained with them.
-- `precision`: of the artifact; of a pipeline, the UNet's: text encoders follow it down to w8, and the rest stays in
-  fp32. Default: the target's own.
+- `precision`: of the artifact; of a pipeline, the UNet's: text encoders follow it down to w8, the hypernetwork's inputs
+  are fp16 where the UNet's are, and the VAE's decoder is in fp32 unless `vae_precision` says otherwise (qnn: fp16).
+  Default: the target's own.
 - `soc`: the Snapdragon that qnn compiles for, such as sm8650; other targets take none.
 - `unchecked`: write the bundle without running it, where a check takes hours: QNN's emulator on a full-size UNet. The
   manifest says so.

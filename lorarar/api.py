@@ -186,7 +186,8 @@ def merge(
         base: The base that both were trained on: `miniature`, `koala-700m`, `koala-1b`, `sdxl`, or a folder in
             diffusers' format. Only its layout is read, but by `ziplora`, `ssr` and `ssr-text`, which run it.
         method: A key of METHODS. `learned` is LoRA.rar (arXiv 2412.05148).
-        hypernet: `learned`: a Hypernetwork or the file of one. The miniature's is shipped; other bases need one.
+        hypernet: `learned`: a Hypernetwork, or the file of one or of constant coefficients (`lorarar means`). The
+            miniature's is shipped; other bases need one.
         untrained: `learned`, `ziplora`, `ssr`, `ssr-text`: use random weights in the place of a trained network, to
             try things out.
         strengths: Factors of the content's and the style's ΔW; 1 is the paper's.

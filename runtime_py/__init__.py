@@ -1,4 +1,4 @@
-"""What a device does with a bundle, in Python: check it, merge LoRAs with it, draw with it. Needs numpy alone.
+"""What a device does with a bundle, in Python: check it, merge LoRAs with it, draw with it. Without torch.
 
     from runtime_py import Bundle
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from runtime_py.bundle import Bundle
 
 KEEP_BYTES = 2**30
-"""The largest bundle whose components stay loaded by default. The miniature has 50 MB, KOALA-700M in fp16 2.8 GB."""
+"""The largest bundle whose components stay loaded by default. The miniature has 50 MB, KOALA-700M in fp16 3.4 GB."""
 NONE_LOADED = "no LoRA is loaded; call load([content, style]) first"
 MERGES = ("learned", "direct", "k-lora")
 """The methods of `Session.merge`: the bundle's hypernetwork, the plain average, and at each step one LoRA a layer."""
@@ -74,10 +74,11 @@ def _one_at_a_time(
 class Session:
     """A bundle at work.
 
-    `threads` None leaves their number to the runtime. With `keep`, every component that was run stays loaded, and the
-    next image or merge starts at once; without, each is freed after its use and only the UNet stays for a whole image,
-    as a phone must do with a large bundle. None keeps the components of bundles up to KEEP_BYTES. Tokenizers always
-    stay. Loading, merging and drawing by several threads go one after the other: most runtimes take one run at a time.
+    `threads` None leaves their number to the runtime; coreml, coreai and qnn choose it in any case. With `keep`, every
+    component that was run stays loaded, and the next image or merge starts at once; without, each is freed after its
+    use and only the UNet stays for a whole image, as a phone must do with a large bundle. None keeps the components of
+    bundles up to KEEP_BYTES. Tokenizers always stay. Loading, merging and drawing by several threads go one after the
+    other: most runtimes take one run at a time.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None, keep: bool | None = None) -> None:

@@ -137,7 +137,8 @@ main = main_of(parser, run)
 def _for_app(args: Namespace) -> int:
     """Export a bundle for each of the targets that a demo app takes where none is named."""
     if args.into is None:
-        raise InputError("no --target is given; give one, or  --into android_demo  or  ios_demo")
+        instead = "" if getattr(args, "plan", None) else ", or  --into android_demo  or  ios_demo"
+        raise InputError(f"no --target is given; give one{instead}")
     for target in default_targets(args.into):
         run(Namespace(**{**vars(args), "target": target}))
     return EXIT_OK

@@ -319,6 +319,8 @@ def test_a_demo_app_is_given_what_it_runs(tmp_path: Path) -> None:
     (tmp_path / "ios_demo").mkdir()
     assert default_targets(tmp_path / "android_demo") == ["onnx"]
     assert default_targets(tmp_path / "ios_demo") == ["coreml", "coreai"]
+    with pytest.raises(InputError, match=r"no --target is given; give one$"):
+        main(["pipeline", "--plan"])
     with pytest.raises(InputError, match="no --target is given; give one, or  --into android_demo  or  ios_demo"):
         main(["pipeline"])
     with pytest.raises(InputError, match="no demo app is there"):

@@ -107,7 +107,8 @@ class StopTest : StudioCase() {
         until("failed") { it.opening is Opening.Failed }
         val other = picked("other")
         val manifest = File(folder, "other/manifest.json")
-        for ((wrong, said) in listOf("executorch" to "other: this app runs onnx, not executorch", "x" to "other/manifest.json: ")) {
+        val cases = listOf("executorch" to "other: this app runs onnx, not executorch", "x" to "other/manifest.json: ")
+        for ((wrong, said) in cases) {
             manifest.writeText(manifest.readText().replace(Regex("\"target\": \"\\w+\""), "\"target\": \"$wrong\""))
             studio.ask(other)
             until(said) { (it.opening as? Opening.Failed)?.sentence?.toString()?.startsWith(said) == true }
