@@ -30,16 +30,20 @@ class LoraLayer:
     up: Float[np.ndarray, "out rank *ones"]
 
     def __post_init__(self) -> None:
-        """Refuse what is no array, and factors that have no product: numpy would repeat a factor of rank 1."""
-        for name in ("down", "up"):
-            if not isinstance(getattr(self, name), np.ndarray):
-                raise InputError(f"`{name}` is a {type(getattr(self, name)).__name__}; give a numpy array")
+        """Refuse what is no array of float32, and factors that have no product: numpy would repeat one of rank 1."""
+        for name, factor in (("down", self.down), ("up", self.up)):
+            if not isinstance(factor, np.ndarray):
+                raise InputError(f"`{name}` is a {type(factor).__name__}; give a numpy array")
+            if factor.dtype != np.float32:
+                raise InputError(f"`{name}` holds {factor.dtype}; give float32, by .astype(np.float32)")
         down, up = self.down.shape, self.up.shape
         if min(len(down), len(up)) < 2 or down[0] != up[1] or up[2:] != (1,) * (len(down) - 2):
             raise InputError(
                 f"`down` of shape {down} and `up` of shape {up} have no product; give them as (rank, in) and "
                 "(out, rank), those of a convolution as (rank, in, height, width) and (out, rank, 1, 1), of one rank"
             )
+        if 0 in self.weight_shape:
+            raise InputError(f"`down` and `up` are for a weight of shape {self.weight_shape}, which has no numbers")
 
     def __repr__(self) -> str:
         return f"LoraLayer({'×'.join(map(str, self.weight_shape))}, rank {self.rank})"

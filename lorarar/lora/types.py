@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lorarar.errors import InputError
 from lorarar.lora.codes import peak
 from lorarar.lora.layers import LoraLayer, StoredLayer
@@ -33,6 +31,13 @@ class LoRA:
     source: str = "memory"  # the file's path, or what the LoRA was made by
     metadata: Mapping[str, str] = field(default_factory=dict)  # of the file; of a merge, how it was made
     warnings: tuple[str, ...] = ()  # what reading left out or had to assume, one sentence each
+
+    def __post_init__(self) -> None:
+        """Refuse layers and metadata of other types."""
+        if not isinstance(self.layers, Mapping) or not all(isinstance(at, LoraLayer) for at in self.layers.values()):
+            raise InputError(f"{self.source}: `layers` are no LoraLayers by their names; give a dict of them")
+        if not all(isinstance(text, str) for pair in self.metadata.items() for text in pair):
+            raise InputError(f"{self.source}: `metadata` are not all texts; give a dict of texts")
 
     def __repr__(self) -> str:
         return f"LoRA({Path(self.source).name}: {self.dialect}, {len(self.layers)} layers, {self.ranks})"
@@ -67,15 +72,10 @@ class LoRA:
 
 
 def check_made(lora: LoRA) -> None:
-    """Refuse a LoRA made in Python with a layer of rank 0, another type than float32, NaN or ∞; files are checked
-    when they are read.
-    """
+    """Refuse a LoRA made in Python with a layer of rank 0, NaN or ∞; files are checked when they are read."""
     for name, layer in lora.layers.items():
         if layer.rank < 1:
             raise InputError(f"{lora.source}: {name} has rank 0; give each layer a rank of 1 or more")
         factors = () if isinstance(layer, StoredLayer) else (layer.down, layer.up)
-        if any(factor.dtype != np.float32 for factor in factors):
-            kinds = " and ".join(str(factor.dtype) for factor in factors)
-            raise InputError(f"{lora.source}: {name} holds {kinds}; give factors of float32, by .astype(np.float32)")
         if not all(map(math.isfinite, map(peak, factors))):
             raise InputError(f"{lora.source}: {name} holds NaN or infinity; fix the LoRA")

@@ -176,7 +176,11 @@ def test_writing_holds_one_layer_a_thread(tmp_path: Path, dtype: str) -> None:
         (sample({TO_Q: 1}, 1e12), {"dtype": "fp16"}, ("too large for fp16", "fp32", "to_q")),
         (sample({TO_Q: 1}, float("nan")), {}, ("NaN", "to_q")),
         (sample({TO_Q: 0}), {}, ("to_q", "rank 0")),
-        (LoRA({TO_Q: LoraLayer(np.ones((4097, 1)), np.ones((1, 4097)))}), {}, ("to_q", "1 to 4,096")),
+        (
+            LoRA({TO_Q: LoraLayer(np.ones((4097, 1), np.float32), np.ones((1, 4097), np.float32))}),
+            {},
+            ("to_q", "1 to 4,096"),
+        ),
         (sample({TO_Q: 1}, float("inf")), {"dtype": "bf16"}, ("infinity", "to_q")),
     ],
 )
@@ -200,6 +204,6 @@ def test_a_device_is_not_replaced(tmp_path: Path) -> None:
 
 def test_bfloat16_near_its_limit_does_not_round_to_infinity(tmp_path: Path) -> None:
     top = np.float32(3.4e38)
-    lora = LoRA({TO_Q: LoraLayer(np.full((1, 2), top), np.full((2, 1), top))})
+    lora = LoRA({TO_Q: LoraLayer(np.full((1, 2), top, np.float32), np.full((2, 1), top, np.float32))})
     with pytest.raises(InputError, match="too large for bf16"):
         write_lora(lora, tmp_path / "a.safetensors", dtype="bf16")

@@ -142,7 +142,7 @@ def test_guidance_without_lora_gives_the_other_row_zeros(folder: Path, seen: lis
     session.load([CONTENT, STYLE])
     session.generate("a", steps=1)
     session.generate("a", steps=1, guidance_without_lora=True)
-    session.generate("a", steps=1, guidance_without_lora=True, guidance=1.0)
+    session.generate("a", steps=1, guidance=1.0)
     for name, values in session.coefficients.items():
         both, acfg, alone = (inputs[name] for inputs in seen)
         np.testing.assert_array_equal(both, np.stack([values, values]))

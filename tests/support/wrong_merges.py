@@ -42,6 +42,18 @@ CASES: list[tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = [
     ),
     ("`down` is a list", lr.LoraLayer, ([[1.0]], UP), {}),
     ("`down` is a Tensor", lr.LoraLayer, (torch.ones(2, 8), UP), {}),
+    *(
+        (f"`{name}` holds {dtype}", lr.LoraLayer, (DOWN.astype(down), UP.astype(up)), {})
+        for name, dtype, down, up in (
+            ("down", "float64", "f8", "f4"),
+            ("up", "complex128", "f4", "c16"),
+            ("down", "int64", "i8", "f4"),
+            ("up", "object", "f4", "O"),
+        )
+    ),
+    *(("`down` and `up` are for a weight", lr.LoraLayer, pair, {}) for pair in ((DOWN[:, :0], UP), (DOWN, UP[:0]))),
+    *(("memory: `layers` are no", lr.LoRA, (given,), {}) for given in ([1], {"unet.a": (DOWN, UP)}, None)),
+    ("memory: `metadata` are not", lr.LoRA, ({},), {"metadata": {"a": 5}}),
     ("`up` is a NoneType", lr.LoraLayer, (DOWN, None), {}),
 ]
 
