@@ -184,9 +184,9 @@ def _check_room(loras: Sequence[LoRA], ranks: Sequence[int], count: int, rows: i
     room = min(rows, MAX_STACKED_RANK)  # every layer is padded to the stack's rank: a small file could fill the memory
     if sum(ranks) > room:
         told = " and ".join(f"{lora.source} (rank {rank})" for lora, rank in zip(loras, ranks, strict=True))
-        mend = "cut a LoRA with lorarar.resize"
-        if sum(ranks) <= MAX_STACKED_RANK:
-            mend = f"export with a `rank` of {-(-sum(ranks) // count)}, or {mend}"
+        mend, each = "cut a LoRA with  lorarar convert", -(-sum(ranks) // count)
+        if each * count <= MAX_STACKED_RANK:
+            mend = f"export with a `rank` of {each}, or {mend}"
         raise InputError(f"{told} need {sum(ranks)} ranks, but there is room for {room}; {mend}")
 
 

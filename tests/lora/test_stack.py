@@ -128,8 +128,15 @@ def test_loras_that_do_not_fit_are_refused(layout: Layout) -> None:
     with pytest.raises(InputError, match="9 LoRAs, but there is room for 8; merge some into one LoRA first"):
         stack([lora] * 9, layout, 8)
     large = random_lora(layout, (520,), 2)
-    with pytest.raises(InputError, match=r"need 1040 ranks, but there is room for 4; cut a LoRA with lorarar\.resize"):
+    with pytest.raises(
+        InputError, match=r"need 1040 ranks, but there is room for 4; cut a LoRA with  lorarar convert$"
+    ):
         stack([large, large], layout, 2, 4)
+    with pytest.raises(
+        InputError, match=r"need 1024 ranks, but there is room for 900; cut a LoRA with  lorarar convert$"
+    ):
+        # Each of three would get 342, and three of these are more than a stack has.
+        stack([random_lora(layout, (rank,), 2) for rank in (341, 341, 342)], layout, 3, 900)
     with pytest.raises(InputError, match=r"need 1040 ranks, but there is room for 1024; cut a LoRA"):
         stack([large, large], layout)  # of an artifact with any rank: each layer is padded to it
     with pytest.raises(InputError, match="none of its 1 layers is one that this bundle of tiny takes"):

@@ -90,14 +90,14 @@ public struct Stack: Sendable {
         let (sum, room) = (ranks.reduce(0, +), min(rows, Layout.maxStackedRank))
         guard sum > room else { return }
         let told = zip(loras, ranks).map { "\($0.source) (rank \($1))" }.joined(separator: " and ")
-        guard sum <= Layout.maxStackedRank else {
-            throw InputError(
-                "\(told) need \(sum) ranks, but there is room for \(room); cut a LoRA with lorarar.resize")
-        }
         let each = (sum + layout.loras - 1) / layout.loras
+        guard each * layout.loras <= Layout.maxStackedRank else {
+            throw InputError(
+                "\(told) need \(sum) ranks, but there is room for \(room); cut a LoRA with  lorarar convert")
+        }
         throw InputError(
             "\(told) need \(sum) ranks, but there is room for \(room); export with --rank \(each), or cut a LoRA "
-                + "with lorarar.resize")
+                + "with  lorarar convert")
     }
 }
 

@@ -183,7 +183,7 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(
             high,
             "wide.safetensors (rank 3) and 0.safetensors (rank 1) need 4 ranks, but there is room for 3; export with "
-                + "--rank 2, or cut a LoRA with lorarar.resize")
+                + "--rank 2, or cut a LoRA with  lorarar convert")
         let none = await refused { _ = try await engine.merge([1]) }
         XCTAssertEqual(none, "no LoRA is chosen; choose a content and a style LoRA")
     }

@@ -97,7 +97,7 @@ final class StackTests: XCTestCase {
                 _ = try Stack([half, half, more], layout: three, rank: rank, dtype: .float32)
             }
             XCTAssertTrue(
-                high.hasSuffix("need 1025 ranks, but there is room for 1024; cut a LoRA with lorarar.resize"), high)
+                high.hasSuffix("need 1025 ranks, but there is room for 1024; cut a LoRA with  lorarar convert"), high)
         }
     }
 
@@ -107,7 +107,7 @@ final class StackTests: XCTestCase {
         XCTAssertEqual(
             high,
             "content.safetensors (rank 4) and style.safetensors (rank 3) need 7 ranks, but there is room for 6; export "
-                + "with --rank 4, or cut a LoRA with lorarar.resize")
+                + "with --rank 4, or cut a LoRA with  lorarar convert")
         let many = refusal { _ = try Stack(loras + loras, layout: layout, rank: nil, dtype: .float32) }
         XCTAssertEqual(many, "4 LoRAs, but there is room for 2; export with --loras 4")
         let nine = refusal {

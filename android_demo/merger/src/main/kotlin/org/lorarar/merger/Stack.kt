@@ -124,13 +124,14 @@ class Stack private constructor(
             val (sum, room) = ranks.sum() to minOf(rows, Layout.MAX_STACKED_RANK)
             if (sum <= room) return
             val told = loras.zip(ranks).joinToString(" and ") { (lora, rank) -> "${lora.source} (rank $rank)" }
-            if (sum > Layout.MAX_STACKED_RANK) {
-                throw InputError("%s need %s ranks, but there is room for %s; cut a LoRA with lorarar.resize", told, sum, room)
+            val each = (sum + count - 1) / count
+            if (each * count > Layout.MAX_STACKED_RANK) {
+                throw InputError("%s need %s ranks, but there is room for %s; cut a LoRA with  lorarar convert", told, sum, room)
             }
             throw InputError(
                 "%s need %s ranks, but there is room for %s; export with --rank %s, or cut a LoRA with " +
-                    "lorarar.resize",
-                told, sum, room, (sum + count - 1) / count,
+                    " lorarar convert",
+                told, sum, room, each,
             )
         }
 

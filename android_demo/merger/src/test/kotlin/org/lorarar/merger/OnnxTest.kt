@@ -250,7 +250,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
         assertTrue("there is room for 2; merge some into one LoRA first" in refusal { pipeline().load(nine) })
         val high = List(2) { widened(content, 513) }
         assertTrue("need 1026 ranks, but there is room for " in refusal { pipeline().load(high) })
-        assertTrue("; cut a LoRA with lorarar.resize" in refusal { pipeline().load(high) })
+        assertTrue("; cut a LoRA with  lorarar convert" in refusal { pipeline().load(high) })
     }
 
     /** A LoRA whose layers say that they have a rank, as a stack's size is known by. */
