@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -213,7 +214,7 @@ def merge(
     given = {"rule": rule, "density": density, "seed": seed, "mu": mu, "rank_out": rank_out}
     given |= {"content_scale": strengths[0], "style_scale": strengths[1]}
     request = MergeRequest(
-        base=str(base),
+        base=os.fspath(base),
         method=method,
         hypernet=hypernet,
         untrained=untrained,
@@ -256,8 +257,9 @@ def refuse_unused(method: str, users: Sequence[str], given: Mapping[str, Any]) -
 def _reference(role: str, images: StrPath | Sequence[StrPath] | None, prompt: str | None) -> Reference | None:
     if images is None or prompt is None:
         return None
-    paths = [images] if isinstance(images, (str, PathLike)) else images
-    if not isinstance(paths, Sequence) or not all(isinstance(path, (str, PathLike)) for path in paths):
+    given: Any = [images] if isinstance(images, (str, PathLike)) else images
+    paths = list(given) if isinstance(given, Iterable) and not isinstance(given, Mapping) else [given]
+    if not all(isinstance(path, (str, PathLike)) for path in paths):
         raise InputError(f"`{role}_images` is {images!r}; give files, or folders of them")
     check_text(f"{role}_prompt", prompt)
     return _Captioned(find_images([Path(path) for path in paths]), prompt)

@@ -26,7 +26,7 @@ from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
 from lorarar.training.dataset_loras import JobSettings, missing_jobs, train_jobs
 from lorarar.training.history import HistoryRow
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
-from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
+from lorarar.training.launch import BaseLoading, command_process, with_fastest_precision
 from lorarar.training.settings import LoraSettings, default_settings
 from lorarar.training.trainer import load_inputs, train_predictor
 from miniature.base import BATCH, LONGER, ROUNDS, Captioned, tokenize, train_base
@@ -319,7 +319,7 @@ def train_loras(folder: Path, base: str, wanted: Mapping[str, LoraSettings], wor
         jobs = missing_jobs(dataset, [only])
         if not jobs:
             continue
-        process = process_state()
+        process = command_process()
         settings = with_fastest_precision(given, process)
         loading = BaseLoading.of(base, process, settings.mixed_precision, dataset.resolution)
         steps: list[float] = []
@@ -337,7 +337,7 @@ def hypernet(plan: BuildPlan) -> Path:
     if path.with_suffix(".png").is_file():  # the curves, which are written last
         return path
     dataset = read_dataset(plan.made / DATASET_FOLDER)
-    process = process_state()
+    process = command_process()
     settings = with_fastest_precision(replace(plan.hyper, seed=plan.seed), process)
     loading = BaseLoading.of(base_of(plan.made), process, settings.mixed_precision, dataset.resolution)
 

@@ -99,8 +99,7 @@ class AndroidDevice:
         folder = f"{HOME}/{file_sha256(bundle.path / MANIFEST)}"
         self._copy(bundle, part, folder, options, watch)
         mask, pinned = self._cores(options)
-        self.link.shell("input keyevent KEYCODE_WAKEUP")  # lights a dark screen, and leaves one that is on
-        waited, before = cool_down(self.conditions, options, watch)
+        waited, before = cool_down(self._lit_conditions, options, watch)
         watch.say("measuring")
         if options.app:
             ran = run_app(self.link, folder, component, options, watch)
@@ -124,6 +123,11 @@ class AndroidDevice:
         """Return how warm, charged and busy it is."""
         told = self.link.shell(adb_facts.CONDITIONS_SCRIPT).out
         return adb_facts.parse_conditions(told, self.facts.device["cores"])
+
+    def _lit_conditions(self) -> Conditions:
+        """Light the screen where it is dark, which it may be again after a look, and return the conditions."""
+        self.link.shell("input keyevent KEYCODE_WAKEUP")
+        return self.conditions()
 
     def _copy(self, bundle: Bundle, part: Component, folder: str, options: MeasureOptions, watch: Watch) -> None:
         watch.say("copying what changed")

@@ -159,12 +159,13 @@ def _request(args: argparse.Namespace) -> MergeRequest:
             "`content_prompt`, `style_images` and `style_prompt`"
         )
     settings = None
-    if method == "ziplora":
+    if method in RUN_BASE:
         # Here, since they import torch, and --help must not.
         from lorarar.training.launch import command_process, with_fastest_precision
 
         check_weighed(args.regulariser, args.weight)
-        settings = given_settings(args, with_fastest_precision(ZipSettings(), command_process()))
+        fastest = with_fastest_precision(ZipSettings(), command_process())
+        settings = given_settings(args, fastest) if method == "ziplora" else None
     return MergeRequest(
         base=args.base or DEFAULT_BASE,
         method=method,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
+from zipfile import ZIP_STORED, ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 CONFIG_KEY = "lorarar_hypernet"
 MAX_BYTES = 256 * 2**20  # a hypernetwork is 2 MB; far larger files are something else
 HYPERNETWORK, CONSTANT = "hypernetwork", "constant"
+_ARCHIVE = b"PK\x03\x04"  # how a zip file begins
 
 # The state dict of the authors' released checkpoints → ours.
 _AUTHORS_LAYERS = {"input_1": "inputs.640", "input_2": "inputs.1280", "output.1": "output"}
@@ -157,9 +158,7 @@ def _read_authors(path: Path, digest: str) -> Checkpoint:
     except MemoryError:
         raise
     except Exception:  # torch and its zip reader raise whatever a damaged file makes of them, OSError among it
-        raise InputError(
-            f"{path}: not a checkpoint of plain tensors, so it was not opened; give a .safetensors file"
-        ) from None
+        raise _not_tensors(path) from None
     if not isinstance(state, dict) or set(state) != set(_AUTHORS_KEYS):
         raise InputError(f"{path}: its keys are not those of the authors' hypernetwork ({', '.join(_AUTHORS_KEYS)})")
     if not all(isinstance(value, Tensor) for value in state.values()):
@@ -180,16 +179,23 @@ def _read_authors(path: Path, digest: str) -> Checkpoint:
 
 def _require_stored(path: Path) -> None:
     """Refuse an archive that is larger when it is read; torch.save packs nothing, and torch.load unpacks any amount."""
+    with path.open("rb") as file:
+        if file.read(4) != _ARCHIVE:  # torch's older format, which unpacks nothing
+            return
     try:
         with ZipFile(path) as archive:
             entries = archive.infolist()
-    except (BadZipFile, ValueError, NotImplementedError):  # torch's older format is no archive, and unpacks nothing
-        return
+    except Exception:  # zipfile too raises whatever a damaged file makes of it
+        raise _not_tensors(path) from None
     stored = all(entry.compress_type == ZIP_STORED for entry in entries)
     if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise InputError(
             f"{path}: it unpacks to more than it holds, as torch.save never does; give a .safetensors file"
         )
+
+
+def _not_tensors(path: Path) -> InputError:
+    return InputError(f"{path}: not a checkpoint of plain tensors, so it was not opened; give a .safetensors file")
 
 
 def _not_ours(path: Path) -> InputError:

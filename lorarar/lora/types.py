@@ -34,9 +34,9 @@ class LoRA:
 
     def __post_init__(self) -> None:
         """Refuse layers and metadata of other types."""
-        if not isinstance(self.layers, Mapping) or not all(isinstance(at, LoraLayer) for at in self.layers.values()):
+        if not _is_mapping(self.layers, LoraLayer):
             raise InputError(f"{self.source}: `layers` are no LoraLayers by their names; give a dict of them")
-        if not all(isinstance(text, str) for pair in self.metadata.items() for text in pair):
+        if not _is_mapping(self.metadata, str):
             raise InputError(f"{self.source}: `metadata` are not all texts; give a dict of texts")
 
     def __repr__(self) -> str:
@@ -69,6 +69,11 @@ class LoRA:
         Raises InputError as `save`, and where torch is not installed.
         """
         return as_tensors(self, dialect, dtype)
+
+
+def _is_mapping(given: object, kind: type) -> bool:
+    pairs = given.items() if isinstance(given, Mapping) else [(None, None)]
+    return all(isinstance(name, str) and isinstance(value, kind) for name, value in pairs)
 
 
 def check_made(lora: LoRA) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from numbers import Integral
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -75,7 +76,8 @@ def ways_to_run(bundle: Bundle, name: str = "hypernet", threads: int | None = No
     device. `threads` None leaves the number to the runtime; coreml, coreai and qnn can be given none. Raises InputError
     for what is no number of threads, and as `Bundle.verified` and `load_backend`.
     """
-    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS):
+    is_count = isinstance(threads, Integral) and not isinstance(threads, bool) and 1 <= threads <= MAX_THREADS
+    if threads is not None and not is_count:
         raise InputError(f"`threads` is {threads!r}; give a whole number of 1 to {MAX_THREADS}, or leave it out")
     component = bundle.verified(name)
     return load_backend(bundle.manifest["target"]).ways(component, threads)

@@ -26,6 +26,7 @@ EXAMPLES: dict[str, Any] = {
     "style_prompt": "a house",
 }
 DOWN, UP = np.ones((2, 8), np.float32), np.ones((8, 2), np.float32)
+LAYER = lr.LoraLayer(DOWN, UP)
 
 CASES: list[tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = [
     *(("`base` is", lr.merge, (), {"base": given}) for given in (None, ["sdxl"], 5)),
@@ -52,8 +53,11 @@ CASES: list[tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = [
         )
     ),
     *(("`down` and `up` are for a weight", lr.LoraLayer, pair, {}) for pair in ((DOWN[:, :0], UP), (DOWN, UP[:0]))),
-    *(("memory: `layers` are no", lr.LoRA, (given,), {}) for given in ([1], {"unet.a": (DOWN, UP)}, None)),
-    ("memory: `metadata` are not", lr.LoRA, ({},), {"metadata": {"a": 5}}),
+    *(("memory: `layers` are no", lr.LoRA, (given,), {}) for given in ([1], {"unet.a": (DOWN, UP)}, {5: LAYER}, None)),
+    *(
+        ("memory: `metadata` are not", lr.LoRA, ({},), {"metadata": given})
+        for given in ({"a": 5}, {5: "a"}, ["x"], None)
+    ),
     ("`up` is a NoneType", lr.LoraLayer, (DOWN, None), {}),
 ]
 

@@ -80,7 +80,7 @@ def wrong(session: Session) -> dict[str, Any]:
         "`guidance_without_lora` means nothing": [lambda: ask("a", guidance=1.0, guidance_without_lora=True)],
         "`threads` is": [
             lambda given=given: Bundle.open(session.bundle.path).session(given).open("hypernet")
-            for given in (0, -3, 1.5, "2", 10**6)
+            for given in (0, -3, 1.5, "2", 10**6, True)
         ],
         "`negative` means nothing": [
             lambda given=given: ask("a", negative=given, guidance=1.0) for given in ("a dog", "")

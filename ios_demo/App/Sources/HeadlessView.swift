@@ -13,7 +13,7 @@ struct HeadlessView: View {
         ProgressView(LocalizedStringKey(stage))
             .padding()
             .task { await measure() }
-            .onChange(of: phase) { gate.set(open: phase == .active) }
+            .onChange(of: phase, initial: true) { gate.set(open: phase == .active) }
     }
 
     private func measure() async {

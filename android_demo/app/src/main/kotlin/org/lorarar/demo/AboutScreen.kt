@@ -27,8 +27,10 @@ class AboutScreen(root: View, private val host: ScreenHost, private val studio: 
 
     private fun used(): BundleChoice? = (studio.state.opening as? Opening.Ready)?.bundle
 
-    private fun confirmRemoval(bundle: BundleChoice) =
-        host.confirm(host.activity.getString(R.string.remove_asked, bundle.name)) { studio.ask(Command.RemoveBundle(bundle)) }
+    private fun confirmRemoval(bundle: BundleChoice) {
+        val question = host.activity.getString(R.string.remove_bundle_asked, bundle.name)
+        host.confirm(question) { studio.ask(Command.RemoveBundle(bundle)) }
+    }
 
     override fun show(state: StudioState) {
         val ready = state.opening as? Opening.Ready

@@ -29,7 +29,7 @@ class BenchmarkActivity : Activity() {
             setShowWhenLocked(true)
         }
         setContentView(text)
-        if (savedInstanceState != null) return // turning the phone starts no second run
+        if (savedInstanceState != null) return // the system has ended the app: this starts no second run
         val app = application as DemoApplication
         val entry = BenchmarkEntry(
             app.places(), app.runtimes, AndroidReport(app), DemoApplication.VERSION, File(filesDir, "benchmark.json"),
@@ -47,8 +47,13 @@ class BenchmarkActivity : Activity() {
         }
     }
 
+    override fun onStart() {
+        super.onStart()
+        entry?.seen(true)
+    }
+
     override fun onStop() {
-        if (!isChangingConfigurations) entry?.leave()
+        entry?.seen(false)
         super.onStop()
     }
 }

@@ -76,8 +76,7 @@ class MainActivity : Activity(), ScreenHost {
     }
 
     override fun onStop() {
-        // Only then: an engine that the system has ended would be brought up again for it.
-        if (!isChangingConfigurations && studio.state.measuring != null) studio.ask(Command.Leave)
+        if (!isChangingConfigurations) studio.ask(Command.Leave)
         studio.unwatch(listener)
         dialog?.dismiss()
         dialog = null

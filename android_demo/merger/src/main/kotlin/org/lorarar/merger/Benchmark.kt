@@ -85,16 +85,21 @@ class Benchmark(
         val component = bundle.component(plan.component)
         runtimes.open(bundle, plan.component, plan.threads).use { runtime ->
             working = runtime
-            progress(Stage.LOADING_COLD)
+            fun begin(stage: Stage) {
+                if (isStopped) throw Stopped()
+                progress(stage)
+            }
+            begin(Stage.LOADING_COLD)
             runtime.load()
             val cold = runtime.loadSeconds
             runtime.close()
-            progress(Stage.LOADING_WARM)
+            begin(Stage.LOADING_WARM)
             runtime.load()
             GoldenTensors.make(component, folder).use { golden ->
                 val (runs, outputs) = measure(runtime, golden.inputs, plan, progress)
                 // Before the comparison, which is no part of what was measured.
                 val facts = facts(runtime, before, report.condition())
+                working = null // all times are taken: nothing ends this run any more
                 progress(Stage.COMPARING)
                 val record = head(component, started) + facts + mapOf(
                     "load" to mapOf("cold_s" to cold, "warm_s" to runtime.loadSeconds),

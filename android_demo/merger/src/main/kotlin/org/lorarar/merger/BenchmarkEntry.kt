@@ -14,9 +14,13 @@ class BenchmarkEntry(
     @Volatile
     private var running: Benchmark? = null
 
-    /** The app is not seen any more: what is measured ends with an error. */
-    fun leave() {
-        running?.leave()
+    @Volatile
+    private var isSeen = true
+
+    /** Whether the app is on the screen: what is measured while it is not ends with an error. */
+    fun seen(isSeen: Boolean) {
+        this.isSeen = isSeen
+        if (!isSeen) running?.leave()
     }
 
     /**
@@ -36,6 +40,7 @@ class BenchmarkEntry(
             val bundle = Bundle.open(place, component)
             val benchmark = Benchmark(bundle, runtimes, places.scratch, report, version)
             running = benchmark
+            if (!isSeen) benchmark.leave()
             benchmark.run(plan, progress)
         } catch (error: InputError) {
             mapOf("error" to error.message)

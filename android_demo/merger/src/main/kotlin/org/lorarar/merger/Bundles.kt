@@ -28,11 +28,11 @@ internal class Bundles(
 
     /**
      * Copy a bundle from a folder that the user picked, and choose it. What its manifest says against it is told before it
-     * is copied. [progress] hears the bytes copied, of how many; Stopped when it says so.
+     * is copied. [progress] hears the bytes copied, of how many; Stopped as soon as [goesOn] says no.
      */
-    fun add(name: String, place: String, progress: (Long, Long) -> Boolean) {
+    fun add(name: String, place: String, goesOn: () -> Boolean, progress: (Long, Long) -> Unit) {
         val folder = File(folders.first(), Catalogue.plain(name).ifEmpty { "picked" })
-        install.picked(places.strangers.folder(place), folder, { checkManifest(it, folder.name) }, progress)
+        install.picked(places.strangers.folder(place), folder, { checkManifest(it, folder.name) }, goesOn, progress)
         keep(BundleChoice(folder.name, folder))
     }
 
@@ -48,7 +48,12 @@ internal class Bundles(
 
     /** Delete a bundle that was copied by hand or picked; the app's own stay. */
     fun remove(choice: BundleChoice) {
-        choice.folder?.takeIf { it in copiedByHand() }?.deleteRecursively()
+        val folder = choice.folder?.takeIf { it in copiedByHand() } ?: return
+        // By the name of what is unfinished: where the process ends on the way, the next start deletes the rest.
+        val left = File("${folder.path}.${Install.UNFINISHED}")
+        left.deleteRecursively()
+        if (!folder.renameTo(left)) throw InputError("%s can't be removed; remove it by a computer", folder)
+        left.deleteRecursively()
     }
 
     /** Keep which bundle is chosen, for this and the next start; without room it is forgotten. */

@@ -58,10 +58,7 @@ class Install(private val packaged: Packaged, private val home: File) {
         try {
             if (isCopied(target)) return folder
             replace(folder) { unfinished ->
-                copy(packaged, from, unfinished, total(ownManifest(target))) { done, total ->
-                    progress(done, total)
-                    true
-                }
+                copy(packaged, from, unfinished, total(ownManifest(target)), progress) { true }
             }
         } catch (error: IOException) {
             throw InputError("the bundle can't be copied (%s); free some space and start the app again", error.message)
@@ -73,9 +70,12 @@ class Install(private val packaged: Packaged, private val home: File) {
      * Copy a bundle that the user picked to a folder, in the place of what is there.
      *
      * [check] finds the manifest in the folder that it is given, before anything else is copied. [progress] hears the bytes
-     * copied, of how many; Stopped when it says so. InputError when the folder picked is no bundle, or there is no space.
+     * copied, of how many; Stopped as soon as [goesOn] says no. InputError when the folder picked is no bundle, or there is
+     * no space.
      */
-    fun picked(bundle: Packaged, folder: File, check: (File) -> Unit, progress: (Long, Long) -> Boolean) {
+    fun picked(
+        bundle: Packaged, folder: File, check: (File) -> Unit, goesOn: () -> Boolean, progress: (Long, Long) -> Unit,
+    ) {
         try {
             val manifest = try {
                 bundle.open(Bundle.MANIFEST).use { it.readBytes() }
@@ -85,7 +85,7 @@ class Install(private val packaged: Packaged, private val home: File) {
             replace(folder) { unfinished ->
                 write(manifest.inputStream(), File(unfinished, Bundle.MANIFEST))
                 check(unfinished)
-                copy(bundle, "", unfinished, total(manifest), progress)
+                copy(bundle, "", unfinished, total(manifest), progress, goesOn)
             }
         } catch (error: IOException) {
             throw InputError("the bundle can't be copied (%s); free some space and pick it again", error.message)
@@ -111,14 +111,16 @@ class Install(private val packaged: Packaged, private val home: File) {
         }
     }
 
-    private fun copy(source: Packaged, from: String, to: File, total: Long, progress: (Long, Long) -> Boolean) {
+    private fun copy(
+        source: Packaged, from: String, to: File, total: Long, progress: (Long, Long) -> Unit, goesOn: () -> Boolean,
+    ) {
         var done = 0L
         var told = 0L
         fun tell(now: Long): Boolean {
-            if (now - told < TOLD_BYTES) return true
-            told = now
-            return progress(minOf(now, total), total)
+            if (now - told >= TOLD_BYTES) progress(minOf(now, total), total).also { told = now }
+            return goesOn()
         }
+        progress(0, total)
         fun walk(relative: String) {
             val place = listOf(from, relative).filter { it.isNotEmpty() }.joinToString("/")
             val names = source.list(place)

@@ -90,7 +90,7 @@ class Studio(
         Command.Stop -> end()
         Command.Check -> checkAll()
         is Command.Measure -> measureTimes(BenchmarkPlan(command.component, threads = threads))
-        Command.Leave -> benchmark?.leave() ?: Unit
+        Command.Leave -> withState { benchmark?.leave() }
         is Command.Acknowledge -> change { copy(complaints = complaints - command.said) }
         Command.Trim -> {
             isShort.set(true)
@@ -176,9 +176,8 @@ class Studio(
         val goesOn = untilStopped()
         work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
             try {
-                bundles.add(name, place) { done, total ->
+                bundles.add(name, place, goesOn) { done, total ->
                     change { copy(opening = Opening.Working(Stage.COPYING_THE_BUNDLE, done, total, canStop = true)) }
-                    goesOn()
                 }
             } catch (_: Stopped) {
                 // What is there is opened.

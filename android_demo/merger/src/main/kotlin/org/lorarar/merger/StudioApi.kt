@@ -194,6 +194,7 @@ class RemoteStudio(
             if (!there.send(bytes(command)) && isPicked) waiting += command
             return
         }
+        if (command == Command.Leave) return // nothing is measured there
         // Whatever is asked, the studio begins with its start; then come the strengths from before the process was lost.
         if (Command.Start !in waiting) waiting.add(0, Command.Start)
         if (command != Command.Start && command != Command.Retry) waiting += command

@@ -153,6 +153,10 @@ class RemoteTest {
     fun whateverIsAskedOfAProcessThatWasEndedStartsItAnew() {
         until("ready") { it.ready }
         kill()
+        val before = connections
+        remote.ask(Command.Leave) // nothing is measured there
+        until("all is posted") { true }
+        assertEquals(before, connections)
         remote.ask(Command.Check)
         until("ready again") { it.ready }
     }

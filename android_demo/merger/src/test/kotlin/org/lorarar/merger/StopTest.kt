@@ -24,19 +24,32 @@ class StopTest : StudioCase() {
         assertNull(studio.state.complaint)
     }
 
+    /** Ask for something, and then for its [end] while the UNet runs; the state when it has ended. */
+    private fun ending(asked: Command, end: Command): StudioState {
+        val (isThere, goesOn) = List(2) { CountDownLatch(1) }
+        beforeRun = { part ->
+            if (part == "unet") {
+                isThere.countDown()
+                goesOn.await()
+            }
+        }
+        studio.ask(asked)
+        until("the UNet runs") { isThere.count == 0L }
+        studio.ask(end)
+        until("all is posted") { true }
+        beforeRun = {}
+        goesOn.countDown()
+        return until("ended") { !it.busy }
+    }
+
     @Test
     fun stoppingACheckAndAMeasurement() {
         start()
-        studio.ask(Command.Check)
-        until("checking") { it.checking && it.rows.isNotEmpty() }
-        studio.ask(Command.Stop)
-        val rows = until("stopped") { !it.busy }.rows
-        assertTrue("${rows.size}", rows.size < 6)
+        val checked = ending(Command.Check, Command.Stop)
+        val parts = (checked.opening as Opening.Ready).components
+        assertTrue("${checked.rows.map { it.component }}", checked.rows.size <= parts.indexOf("unet") + 1)
         for ((end, said) in listOf(Command.Stop to null, Command.Leave to "the app went to the background while it measured")) {
-            studio.ask(Command.Measure("unet"))
-            until("timing") { it.measuring == Stage.TIMING }
-            studio.ask(end)
-            val ended = until("ended") { !it.busy }
+            val ended = ending(Command.Measure("unet"), end)
             assertEquals(said, ended.complaint?.toString()?.substringBefore(","))
             assertTrue(ended.record == null && !ended.stopping)
         }

@@ -39,8 +39,15 @@ abstract class StudioCase {
     protected val ran = ConcurrentLinkedQueue<String>()
     protected val freed = ConcurrentLinkedQueue<String>()
 
+    /** Called with a part's name before each of its runs. */
+    @Volatile
+    protected var beforeRun: (String) -> Unit = {}
+
     private inner class Counted(private val inner: Runtime) : Runtime by inner {
-        override fun run(inputs: Map<String, Tensor>) = inner.run(inputs).also { ran += component.name }
+        override fun run(inputs: Map<String, Tensor>): Map<String, Tensor> {
+            beforeRun(component.name)
+            return inner.run(inputs).also { ran += component.name }
+        }
 
         override fun close() = inner.close().also { freed += component.name }
     }
