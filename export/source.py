@@ -50,14 +50,18 @@ def base_name(base: Base) -> str:
     """Return a base's name as the user gave it; of an object, that of the folder or id that it was loaded from."""
     if not is_loaded(base):
         return str(base)
+    return _loaded_from(base).name or type(base).__name__
+
+
+def _loaded_from(base: Any) -> Path:
+    """Return the folder or id that an object of diffusers was loaded from; an empty path where it does not say."""
     config = getattr(base, "config", None)
-    source = config.get("_name_or_path", "") if isinstance(config, Mapping) else ""
-    return Path(str(source)).name or type(base).__name__
+    return Path(str(config.get("_name_or_path", "") if isinstance(config, Mapping) else ""))
 
 
 def _is_shipped(base: Any) -> bool:
     """Tell whether an object of diffusers was loaded from the shipped miniature, or from its `unet` folder."""
-    source = Path(str(base.config["_name_or_path"])).resolve()
+    source = _loaded_from(base).resolve()
     return MINIATURE_FOLDER in (source, source.parent)
 
 
@@ -152,10 +156,11 @@ def chosen_lora(base: Base, layout: Layout, fused: Fused, hypernet: Hypernet, un
     if hypernet is not None and len(given) != 2:
         raise InputError("`hypernet` merges a content and a style LoRA; give both to `fused`, or leave it out")
     loras = [as_lora(lora) for lora in given]
-    for lora in loras:
-        check_made(lora)
-    if len(loras) < 2:
-        return loras[0] if loras else None
+    if not loras:
+        return None
+    if len(loras) == 1:
+        check_made(loras[0])  # of two, their merge looks at it
+        return loras[0]
     loaded = fit_predictor(chosen_hypernet(base, hypernet, untrained and hypernet is None, alone=False), layout)
     return merge_loras(loras[0], loras[1], layout, "learned", learned_options(loaded.predictor)).lora
 

@@ -88,9 +88,9 @@ def process_state() -> Any:
 
 def command_process() -> Any:
     """Return `process_state` for a command, which has the process to itself: `flush_denormals` is called as well."""
-    state = process_state()
-    flush_denormals()
-    return state
+    with named_if_missing(TRAINING, "train"):
+        flush_denormals()  # first: threads that are started keep what they find
+    return process_state()
 
 
 def with_fastest_precision(settings: Trainable, process: Any) -> Trainable:
