@@ -44,12 +44,15 @@ public struct LoraLibrary: Sendable {
         let unfinished = Places.unfinished(in: folder)
         defer { try? manager.removeItem(at: unfinished) }
         let copy = unfinished.appendingPathComponent((peft ?? picked).lastPathComponent, isDirectory: peft != nil)
+        let files =
+            peft.map { folder in
+                [LoraReader.config, LoraReader.weights].map {
+                    (folder.appendingPathComponent($0), copy.appendingPathComponent($0))
+                }
+            } ?? [(picked, copy)]
         try copying(picked) {
             try manager.createDirectory(at: peft == nil ? unfinished : copy, withIntermediateDirectories: true)
-            for name in peft == nil ? [] : [LoraReader.config, LoraReader.weights] {
-                try manager.copyItem(at: peft!.appendingPathComponent(name), to: copy.appendingPathComponent(name))
-            }
-            if peft == nil { try manager.copyItem(at: picked, to: copy) }
+            for (from, to) in files { try manager.copyItem(at: from, to: to) }
         }
         try LoraReader.read(copy).checkValues()
         let place = Self.freePlace(Self.name(copy), ending: peft == nil ? ".\(Self.ending)" : "", folder)

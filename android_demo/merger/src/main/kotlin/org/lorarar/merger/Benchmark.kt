@@ -85,15 +85,13 @@ class Benchmark(
         val component = bundle.component(plan.component)
         runtimes.open(bundle, plan.component, plan.threads).use { runtime ->
             working = runtime
-            fun begin(stage: Stage) {
-                if (isStopped) throw Stopped()
-                progress(stage)
-            }
-            begin(Stage.LOADING_COLD)
+            goOn()
+            progress(Stage.LOADING_COLD)
             runtime.load()
             val cold = runtime.loadSeconds
             runtime.close()
-            begin(Stage.LOADING_WARM)
+            goOn()
+            progress(Stage.LOADING_WARM)
             runtime.load()
             GoldenTensors.make(component, folder).use { golden ->
                 val (runs, outputs) = measure(runtime, golden.inputs, plan, progress)
@@ -112,12 +110,16 @@ class Benchmark(
         }
     }
 
+    private fun goOn() {
+        if (isStopped) throw Stopped()
+    }
+
     private fun measure(
         runtime: Runtime, inputs: Map<String, Tensor>, plan: BenchmarkPlan, progress: (Stage) -> Unit,
     ): Pair<Runs, Map<String, Tensor>> {
         var outputs = emptyMap<String, Tensor>()
         fun once(): Double {
-            if (isStopped) throw Stopped()
+            goOn()
             val start = System.nanoTime()
             outputs = runtime.run(inputs)
             return (System.nanoTime() - start) * 1e-9

@@ -79,7 +79,7 @@ class Studio(
         is Command.Strength -> scale(command.role, command.scale)
         is Command.Import -> copyLora(command)
         is Command.Remove -> remove(command.role)
-        Command.StopImport -> importStops.incrementAndGet().let { }
+        Command.StopImport -> stopImports()
         is Command.AddBundle -> copyBundle(command.name, command.place)
         is Command.RemoveBundle -> reopen { bundles.remove(command.bundle) }
         Command.Merge -> {
@@ -184,6 +184,10 @@ class Studio(
             }
             begin()
         }
+    }
+
+    private fun stopImports() {
+        importStops.incrementAndGet()
     }
 
     private fun untilStopped(): () -> Boolean = importStops.get().let { before -> { importStops.get() == before } }
@@ -306,7 +310,7 @@ class Studio(
     /** End what runs, and give everything back; nothing can be asked any more. */
     fun close() {
         stopping = true
-        importStops.incrementAndGet()
+        stopImports()
         pipeline?.stop()
         benchmark?.stop()
         val threads = listOf(worker, aside, importer)
