@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from lorarar.files import atomic_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_COLOURS = 64
+
 PLAIN: dict[Any, Any] = {"text.parse_math": False, "text.usetex": False}
 """Style of every chart: names of users, files and devices are shown as they are, with a dollar sign in them too, also
 where the user's own matplotlibrc has TeX set the text.
@@ -20,12 +23,17 @@ where the user's own matplotlibrc has TeX set the text.
 
 @contextmanager
 def png_figure(path: Path, width: int | float, height: int | float) -> Iterator[Figure]:
-    """Yield a figure of so many inches to draw on, and write it to `path` at the end."""
+    """Yield a figure of so many inches to draw on, and write it to `path` at the end, in few colours to save bytes."""
     import matplotlib as mpl
     from matplotlib.figure import Figure  # pyplot would set global state
+    from PIL import Image
 
     with mpl.rc_context(PLAIN):  # from the first text on, for that is when matplotlib decides what is mathematics
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        with atomic_file(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=120)
+        with Image.open(drawn) as image, atomic_file(path) as temporary:
+            image.convert("RGB").quantize(_COLOURS, Image.Quantize.MAXCOVERAGE).save(
+                temporary, format="png", optimize=True
+            )

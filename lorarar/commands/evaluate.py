@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from lorarar.evaluation.method_names import (
 from lorarar.evaluation.results import RESULTS_FILE, Results, pool, read_results, write_results
 from lorarar.evaluation.settings import EvaluationSettings, default_evaluation
 from lorarar.evaluation.tables import Table, all_tables, show, write_tables
-from lorarar.files import check_folder
+from lorarar.files import check_folder, check_png, in_utf8
 from lorarar.toolchains import TRAINING, named_if_missing
 from lorarar.training.dataset import DEFAULT_SPLIT, JOINED, Dataset, read_dataset
 from lorarar.training.launch import check_device
@@ -46,7 +46,9 @@ what it writes into the output folder:
   results.json                            every verdict, with the settings and the judge
   tables.md and one .csv a table          the paper's Tables 1, 2, A2 and A3, with 95 % intervals over both LoRAs
   grid_*.png, per_content.png, …          image grids like Fig. 9 and 10, bars like Fig. A7
+  differences.png                         LoRA.rar minus each other method, with its intervals
 Tables and pictures alone, without generating or judging anything:  --from OUT
+The differences of several runs in one chart, by their tables:  --chart "1 image=OUT-1" "4 images=OUT-4" -o chart.png
 What LoRA.rar's and ZipLoRA's coefficients depend on, in tables and a picture:  --coefficients
 Three trainings of every method: a run for each --seed, with its --hypernet; then  --from OUT-0 OUT-1 OUT-2 -o OUT
 Ablations (Table A3) belong on the validation part:  --part validation --hypernets q=q.safetensors,qo=qo.safetensors
@@ -61,6 +63,7 @@ _DEFAULTS = {
 }
 """Kept apart from the options, so that one that was given is noticed."""
 _WITH_RESULTS = ("results", "out", "seed")
+_WITH_CHART = ("chart", "out")
 
 
 def parser() -> Parser:
@@ -93,12 +96,16 @@ def parser() -> Parser:
     add("--coefficients", action="store_const", const=True, help=told)
     more = "folders or results.json of runs: tables only; several that differ in their seeds are pooled"
     add("--from", dest="results", type=Path, nargs="+", metavar="RUN", help=more)
-    add("-o", "--out", type=Path, metavar="DIR", help="the folder of the run; with --from, of the tables")
+    add("--chart", nargs="+", metavar="TITLE=DIR", help="draw the differences of finished runs, by the tables in DIR")
+    told = "the folder of the run; with --from, of the tables; with --chart, a .png file"
+    add("-o", "--out", type=Path, metavar="DIR", help=told)
     return made
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, or make the tables of a run again; raises InputError for anything the user can put right."""
+    if args.chart is not None:
+        return _draw_chart(args)
     _check(args)
     settings = given_settings(args, default_evaluation(args.base))
     if args.coefficients:
@@ -125,12 +132,35 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _draw_chart(args: argparse.Namespace) -> int:
+    """Draw the differences that the tables of finished runs have."""
+    _check_alone(args, "chart", _WITH_CHART)
+    if args.out is None:
+        raise InputError("`out` is missing; name the picture, for example  -o chart.png")
+    check_png(args.out)
+    # Not needed for --help: it imports matplotlib.
+    from lorarar.evaluation.charts import draw_differences, read_panel
+
+    panels = []
+    for text in args.chart:
+        title, _, name = ("", "", text) if Path(text).is_dir() else text.rpartition("=")
+        panels.append(read_panel(Path(name), in_utf8(title or Path(name).resolve().name)))
+    draw_differences(panels, args.out)
+    print(f"{args.out}: {sum(len(panel.rows) for panel in panels)} differences")
+    return EXIT_OK
+
+
+def _check_alone(args: argparse.Namespace, what: str, options: Sequence[str]) -> None:
+    """Refuse options of generating and judging with one that does neither."""
+    for name, value in vars(args).items():
+        if value is not None and name not in options:
+            raise InputError(f"with `{what}` nothing is generated or judged; leave `{name}` out")
+
+
 def _check(args: argparse.Namespace) -> None:
     """Refuse options that can't apply, and fill in the defaults."""
     if args.results is not None:
-        for name, value in vars(args).items():
-            if value is not None and name not in _WITH_RESULTS:
-                raise InputError(f"with `results` nothing is generated or judged; leave `{name}` out")
+        _check_alone(args, "results", _WITH_RESULTS)
         if len(args.results) > 1 and args.out is None:
             raise InputError("tables of several runs belong to none of them; name their folder, as  -o results")
     elif args.out is None:

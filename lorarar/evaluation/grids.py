@@ -10,8 +10,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from lorarar.evaluation.charts import draw_differences, panel_of
 from lorarar.evaluation.results import PairRecord, Results
-from lorarar.evaluation.tables import Table
+from lorarar.evaluation.tables import DIFFERENCES, Table
 from lorarar.figures import png_figure
 from lorarar.files import atomic_file
 from lorarar.images import on_white, open_image
@@ -78,7 +79,12 @@ def write_pictures(results: Results, tables: Mapping[str, Table], run: Path, out
     charts = {f"{name}.png": tables[name] for name in ("per_content", "per_style")}
     for name, table in charts.items():
         bars(table, output / name)
-    return [output / name for name in (*pictures, *charts)]
+    written = [output / name for name in (*pictures, *charts)]
+    panel = panel_of(tables[DIFFERENCES], tables[DIFFERENCES].title)
+    if panel.rows:
+        written.append(output / f"{DIFFERENCES}.png")
+        draw_differences([panel], written[-1])
+    return written
 
 
 def _shown(pairs: Sequence[PairRecord]) -> Sequence[PairRecord]:

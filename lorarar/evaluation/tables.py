@@ -31,6 +31,8 @@ from lorarar.files import atomic_file
 from lorarar.markdown import markdown_table
 
 Cell = str | int | float | Interval | None
+DIFFERENCES = "differences"
+MINUS = " − "
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,9 @@ def differences(results: Results, verdicts: Mapping[str, Sequence[PairVerdicts]]
         if one != other and _are_compared(one.name, other):
             pairs = verdicts[one.name], verdicts[other.name]
             average, best = (difference(*pairs, name) for name in ("average", "best"))
-            rows.append((f"{one.label} − {other.label}", average, best))
+            rows.append((f"{one.label}{MINUS}{other.label}", average, best))
     return Table(
-        "differences",
+        DIFFERENCES,
         "Differences in MARS², pair by pair",
         ("difference", "average case", "best case"),
         rows,

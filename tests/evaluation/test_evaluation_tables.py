@@ -306,6 +306,7 @@ def test_pictures_are_written(results: Results, tables: dict[str, Table], tmp_pa
         "matrix_q-only.png",
         "per_content.png",
         "per_style.png",
+        "differences.png",
     }
     for path in written:
         with Image.open(path) as image:
@@ -352,7 +353,7 @@ def test_pictures_stay_in_their_folder(results: Results, tables: dict[str, Table
         for pair in results.pairs
     )
     written = write_pictures(replace(results, methods=methods, pairs=pairs), tables, tmp_path, tmp_path / "a" / "b")
-    assert len(set(written)) == 6 and all(path.parent == tmp_path / "a" / "b" for path in written)
+    assert len(set(written)) == 7 and all(path.parent == tmp_path / "a" / "b" for path in written)
 
 
 def test_a_missing_image_is_told(results: Results, tmp_path: Path) -> None:
