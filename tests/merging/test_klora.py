@@ -59,13 +59,16 @@ def test_selection_by_hand() -> None:
 
 def test_the_released_code_counts_calls_and_begins_anew() -> None:
     names = "abcde"
-    content = lora(1, dict.fromkeys(names, 1.0) | {"c": 30.0})
+    content = lora(1, dict.fromkeys(names, 1.0) | {"c": 30.0, "e": 3.0})
     style = lora(2, dict.fromkeys(names, 1.0), rank=3)
     plan = KLoRA.plan(content, style, released=True)
     sums = {name: (np.abs(content.layers[name].delta()), np.abs(style.layers[name].delta())) for name in content.layers}
     strengths = {name: c.sum() / s.sum() for name, (c, s) in sums.items()}
     assert strengths["unet.c"] > 3 * np.mean(list(strengths.values())), "the one that is left out"
     gamma = np.mean([strength for name, strength in strengths.items() if name != "unet.c"])
+    for name, (c, s) in sums.items():
+        tops = [np.sort(each.ravel())[-6:].sum() for each in (c, s)]
+        assert plan.ratios[name] == pytest.approx(tops[0] / (gamma * tops[1])), name
     steps, calls, picked = 10, 0, []
     for step in range(steps):
         for name, (c, s) in sums.items():

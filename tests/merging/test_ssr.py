@@ -126,6 +126,22 @@ def test_what_is_measured_is_what_the_layers_get(world: World) -> None:
             np.testing.assert_allclose(found[number], z @ z.T / (2 * len(states)), rtol=1e-4, atol=1e-5)
 
 
+def test_layers_of_one_lora_or_of_no_linear_are_left_out(world: World) -> None:
+    content, style = pair(world)
+    first, second, *_ = content.layers
+    less = replace(style, layers={name: layer for name, layer in style.layers.items() if name != first})
+    odd = {**content.layers, "unet.nowhere": content.layers[second]}
+    found = shared_downs(
+        replace(content, layers=odd),
+        replace(less, layers={**less.layers, "unet.nowhere": odd[second]}),
+        world.components,
+    )
+    assert found.keys() == content.layers.keys() - {first}
+    np.testing.assert_array_equal(
+        found[second], np.concatenate([one.layers[second].load().down for one in (content, style)])
+    )
+
+
 def test_a_pass_is_of_the_components_size(world: World) -> None:
     """A UNet's config need not tell one, or tells another than is drawn."""
     unet, seen = world.components.unet, []
