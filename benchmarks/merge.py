@@ -15,7 +15,7 @@ from benchmarks.command import add_run_options, choices, measure, run_settings, 
 from benchmarks.record import ANYWHERE
 from benchmarks.timing import OnCase, document_head, keep_freed_memory
 from export.targets import find_target, require_toolchains
-from lorarar.base.names import BASES_HELP, DEFAULT_BASE, load_layout
+from lorarar.base.names import BASES_HELP, DEFAULT_BASE, base_files, load_layout
 from lorarar.command_line import Parser, main_of, run_command
 from lorarar.console import console, print_table
 from lorarar.errors import InputError
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     check_at_least(0, ziplora_steps=args.ziplora_steps)
     for target in targets:
         require_toolchains(find_target(target))
-    settings = run_settings(args)
+    settings = run_settings(args, *base_files(args.base))
     import torch
 
     from benchmarks.merge_times import measure_rank  # here, since `--help` needs no PyTorch

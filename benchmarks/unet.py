@@ -17,10 +17,11 @@ from benchmarks.record import ANYWHERE
 from benchmarks.unet_times import UNetExport, measure_unets
 from export.options import require_stack
 from export.targets import find_target, require_toolchains
-from lorarar.base.names import BASES_HELP, DEFAULT_BASE
+from lorarar.base.names import BASES_HELP, DEFAULT_BASE, base_files
 from lorarar.command_line import Parser, main_of, run_command
 from lorarar.console import console, print_table
 from lorarar.errors import InputError
+from lorarar.files import whole
 from lorarar.settings import words
 
 
@@ -51,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
         require_toolchains(find_target(target))
     if args.rank is not None:
         require_stack(args.rank)
-    settings = run_settings(args)
+    kept = filter(Path.is_file, whole(args.bundles)) if args.bundles else ()
+    settings = run_settings(args, *base_files(args.base), *kept)
     unet = UNetExport(args.base, args.untrained, args.rank, args.resolution, args.batch)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.bundles or Path(temporary)

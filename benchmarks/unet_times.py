@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from benchmarks.processes import run_module
 from benchmarks.timing import Case, OnCase, RunSettings, Samples, case_times, document_head, measure_cases
 from export.resume import toolchain_versions
+from lorarar.base.names import base_files
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, read_json
 from runtime_py.backends import open_runner
@@ -90,8 +91,8 @@ def _check_folder(unet: UNetExport, folder: Path) -> None:
 
 def _files_of(base: str) -> list[list[Any]]:
     """List the files of a base's UNet with their sizes and times, to notice a change; none of a hub's."""
-    files = [Path(base)] if Path(base).is_file() else sorted((Path(base) / "unet").rglob("*"))
-    found = [(path, path.stat()) for path in files if path.is_file()]
+    files = [path for path in sorted(base_files(base)) if "unet" in path.parts or path == Path(base)]
+    found = [(path, path.stat()) for path in files]
     return [[str(path.resolve()), about.st_size, about.st_mtime_ns] for path, about in found]
 
 

@@ -22,7 +22,7 @@ from lorarar.lora import LoRA, LoraSource, as_lora
 from lorarar.lora.names import architecture
 from lorarar.lora.types import check_made
 from lorarar.merging import RULES, Merged, align
-from lorarar.merging.klora import KLoRA
+from lorarar.merging.klora import KLoRA, check_common
 from lorarar.merging.types import check_strengths
 from lorarar.stack import Carried, Stack, carried
 from runtime_py.backends import Runner, Runners
@@ -170,6 +170,8 @@ class Session:
             raise InputError(NONE_LOADED)
         if method == "k-lora" and len(self._loras) < 2:
             raise InputError("K-LoRA picks one of two LoRAs; load a content and a style LoRA")
+        if method == "k-lora":
+            check_common(*self._loras[:2])
         if coefficients is not None and method != "learned":
             raise InputError(f"`coefficients` mean nothing to {method}; leave one of them out")
         if coefficients is not None and len(self._loras) < 2:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MINIATURE = "miniature"
 DEFAULT_BASE = MINIATURE
+_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 MINIATURE_FOLDER = Path(__file__).resolve().parents[2] / "models" / MINIATURE
 HYPERNET_FILE, DATASET_FOLDER, JUDGE_FOLDER = "hypernet.safetensors", "dataset", "judge"
 """What `models/miniature` holds beside the pipeline."""
@@ -56,6 +57,13 @@ DTYPES = {"no": "float32", "fp32": "float32", "fp16": "float16", "bf16": "bfloat
 
 BASES_HELP = f"{', '.join([MINIATURE, *CONFIGS])}, or a diffusers folder (default {DEFAULT_BASE})"
 """The help of `--base` for commands that need a base's layout only."""
+
+
+def base_files(base: str) -> list[Path]:
+    """List the files of a base that is a folder or a file here, which no output may overwrite; none of a hub's."""
+    place = MINIATURE_FOLDER if base == MINIATURE else Path(base)
+    found = [place, place / "model_index.json", *(path for part in _PARTS for path in (place / part).rglob("*"))]
+    return [path for path in found if path.is_file()]
 
 
 def miniature_folder(instead: str = "give another `base`") -> Path:

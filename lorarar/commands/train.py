@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, choose_dataset
+from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, base_files, choose_dataset
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
 from lorarar.console import console, print_rows, print_table, progress, status
 from lorarar.errors import InputError
@@ -106,6 +106,7 @@ def _check_outputs(args: argparse.Namespace, dataset: Dataset) -> None:
     entries: list[Content | Style] = [*dataset.contents.values(), *dataset.styles.values()]
     given = [path for entry in entries for path in (entry.lora, *entry.images)]
     given += images_below(args.joint_images) if args.joint_images else ()
+    given += base_files(args.base)
     for output in _outputs(args.out):
         check_output(output, *given)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, name_of
+from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, base_files, name_of
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
 from lorarar.console import print_rows, progress, warn
 from lorarar.errors import InputError
@@ -125,7 +125,7 @@ def _train_one(args: argparse.Namespace) -> int:
     learned_under = StyleWords(args.subject_class or "", tuple(args.styles or ())) if args.styled else None
     images = find_images(args.images)
     style = find_images(args.style_images) if args.style_images else ()
-    check_lora_output(args.out, *images, *style)
+    check_lora_output(args.out, *images, *style, *base_files(args.base))
     run = _Run(args)
     # Not needed for --help: they import torch.
     from lorarar.training.dreambooth import train_lora

@@ -66,6 +66,8 @@ def gather(evaluation: Evaluation, report: Report) -> dict[str, Values]:
                 f"not all pairs have coefficients for {uneven[0]}: a LoRA has no such layer; compare LoRAs of the same "
                 "layers"
             )
+        if not layers:
+            raise InputError(f"{method.name}: no pair has a layer with coefficients in both LoRAs; give other LoRAs")
         shape = tuple(map(len, sides))
         in_order = ((name, layers[name]) for name in sorted(layers, key=_depth))
         found[method.name] = {name: np.stack(pairs).reshape(*shape, *pairs[0].shape) for name, pairs in in_order}

@@ -50,16 +50,19 @@ def matrix_grid(results: Results, run: Path, method: str) -> Image.Image:
 
 def bars(table: Table, path: Path) -> None:
     """Draw a `breakdown` table as grouped bars: average case filled, best case as an outline."""
+    from matplotlib import colormaps  # an optional package, which the grids of images do without
+
     names = list(dict.fromkeys(str(row[0]) for row in table.rows))
     methods = list(dict.fromkeys(str(row[1]) for row in table.rows))
     values = {(row[0], row[1]): (float(str(row[2])), float(str(row[3]))) for row in table.rows}
     width = 0.84 / len(methods)
+    colours = colormaps["tab10" if len(methods) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     with png_figure(path, max(6, 0.28 * len(names) * len(methods) + 3), 4) as figure:
         axes = figure.add_subplot()
         for place, method in enumerate(methods):
             at = [index + (place - (len(methods) - 1) / 2) * width for index in range(len(names))]
             averages, bests = zip(*(values[name, method] for name in names), strict=True)
-            colour = f"C{place % 10}"
+            colour = colours[place % len(colours)]
             axes.bar(at, averages, width, color=colour, label=method)
             axes.bar(at, bests, width, fill=False, edgecolor=colour, linewidth=1)
         axes.set(xticks=range(len(names)), ylim=(0, 1.05), ylabel="MARS²", title=table.title)
@@ -80,10 +83,9 @@ def write_pictures(results: Results, tables: Mapping[str, Table], run: Path, out
     for name, table in charts.items():
         bars(table, output / name)
     written = [output / name for name in (*pictures, *charts)]
-    panel = panel_of(tables[DIFFERENCES], tables[DIFFERENCES].title)
-    if panel.rows:
+    if DIFFERENCES in tables:  # there are none where nothing is compared with LoRA.rar
         written.append(output / f"{DIFFERENCES}.png")
-        draw_differences([panel], written[-1])
+        draw_differences([panel_of(tables[DIFFERENCES], tables[DIFFERENCES].title)], written[-1])
     return written
 
 

@@ -43,6 +43,14 @@ def top_sum(delta: Float[np.ndarray, "..."], count: int) -> float:
     return float(np.partition(magnitudes, magnitudes.size - count)[magnitudes.size - count :].sum(dtype=np.float64))
 
 
+def check_common(content: LoRA, style: LoRA) -> list[str]:
+    """Return the layers that both LoRAs have, which K-LoRA chooses for. Raises InputError when there are none."""
+    names = [name for name in content.layers if name in style.layers]
+    if not names:
+        raise InputError(f"{content.source} and {style.source} have no layer in common; are they for one base?")
+    return names
+
+
 @dataclass(frozen=True)
 class KLoRA:
     """A plan: two LoRAs and, for each layer that both have, the ratio S_c/(γ·S_s)."""
@@ -55,9 +63,7 @@ class KLoRA:
     @classmethod
     def plan(cls, content: LoRA, style: LoRA, released: bool = False) -> KLoRA:
         """Compare the two LoRAs layer by layer. Raises InputError when they have no layer in common."""
-        names = [name for name in content.layers if name in style.layers]
-        if not names:
-            raise InputError(f"{content.source} and {style.source} have no layer in common; are they for one base?")
+        names = check_common(content, style)
         tops: dict[str, tuple[float, float]] = {}
         strengths: list[float] = []
         for name in names:

@@ -78,9 +78,19 @@ def test_the_command(
     with pytest.raises(InputError, match="exported with other files of the base"):
         command.main([*given, "--bundles", str(bundles)])
     os.utime(config, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for kept in (config, note, next(bundles.rglob("manifest.json"))):
+        with pytest.raises(InputError, match="would overwrite the input"):
+            command.main([*given, "--bundles", str(bundles), "--out", str(kept)])
     given[given.index("--rank") + 1] = "2"
     with pytest.raises(InputError, match="exported with --rank 3; choose another folder of --bundles"):
         command.main([*given, "--bundles", str(bundles)])
+
+
+def test_the_shipped_base_is_noticed_too() -> None:
+    """A miniature that was built anew has other files under the same name."""
+    found = unet_times._files_of("miniature")
+    assert {Path(path).name for path, *_ in found} >= {"config.json", "diffusion_pytorch_model.safetensors"}
+    assert {Path(path).parent.name for path, *_ in found} == {"unet"}
 
 
 def test_a_stopped_export_leaves_how_it_was_asked_for(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_results import made_results
+from made_results import made_results, save_images
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -16,6 +17,7 @@ from lorarar.commands.evaluate import main
 from lorarar.errors import InputError
 from lorarar.evaluation import charts
 from lorarar.evaluation.charts import Panel, draw_differences, panel_of, read_panel
+from lorarar.evaluation.grids import write_pictures
 from lorarar.evaluation.mars2 import Interval
 from lorarar.evaluation.tables import Table, all_tables, write_tables
 
@@ -73,6 +75,19 @@ def test_each_difference_is_drawn_with_its_interval_and_coloured_where_it_is_cle
     assert top[0] > top[1]  # the first row is above
     with Image.open(tmp_path / "chart.png") as picture:
         assert picture.format == "PNG" and len(picture.convert("RGB").getcolors(1 << 20)) <= 64
+
+
+def test_an_evaluation_without_lora_rar_has_no_such_chart(tmp_path: Path) -> None:
+    whole = made_results()
+    save_images(whole, tmp_path)
+    direct = [method for method in whole.methods if method.name == "direct"]
+    results = replace(whole, methods=tuple(direct))
+    tables = {table.name: table for table in all_tables(results, resamples=50)}
+    written = write_pictures(results, tables, tmp_path, tmp_path / "out")
+    assert "differences" not in tables and {path.name for path in written} == {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    assert tmp_path / "out" / "differences.png" not in written
 
 
 def test_differences_of_several_methods_keep_both_names(drawn: list[Figure], tmp_path: Path) -> None:

@@ -156,10 +156,12 @@ def test_command_refuses_files(tiny_pipeline: Path, images: tuple[Path, ...], tm
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.png").write_text("no image")
     picture = str(images[0])
+    weights = next((tiny_pipeline / "unet").glob("*.safetensors"))
     for options, message in (
         (["--images", str(tmp_path / "gone"), "-o", "o.safetensors"], "no such image or folder; check the path"),
         (["--images", str(tmp_path / "empty"), "-o", "o.safetensors"], r"no images in this folder; it may hold \.png"),
         (["--images", picture, "-o", "o.bin"], r"end its name with \.safetensors"),
+        (["--images", picture, "-o", str(weights)], "would overwrite the input"),
         (["--images", picture, "-o", str(tmp_path)], r"end its name with|this is a folder"),
         (["--images", str(tmp_path / "text.png"), "-o", str(tmp_path / "o.safetensors")], "not a whole PNG"),
         (["--images", picture, "-o", str(tmp_path / "text.png" / "o.safetensors")], "nothing can be written in"),
