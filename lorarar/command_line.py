@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import select
 import signal
 import sys
 import time
@@ -20,6 +22,7 @@ EXIT_OK = 0
 EXIT_FAILED_CHECK = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141  # as a shell tells of SIGPIPE
 EXIT_TERMINATED = 143  # as a shell tells of SIGTERM
 
 Settings = TypeVar("Settings")
@@ -183,12 +186,24 @@ def run_command(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
             raise
         _fail("this machine ran out of memory; ask for less at once, or close other programs")
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(EXIT_CLOSED_PIPE)
         _fail(describe_os_error(error))
     except KeyboardInterrupt as stop:
         how = "ended by SIGTERM" if isinstance(stop, Terminated) else "interrupted"
         print(f"{how}; nothing was left half-written", file=sys.stderr)
         sys.exit(interrupted_code(stop))
     sys.exit(code)
+
+
+def _nobody_reads() -> bool:
+    """Tell whether who read the output, as `head` does, has read enough; then the rest goes nowhere."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False  # the broken pipe is another one
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tells of it when it ends
+    return True
 
 
 def interrupted_code(stop: KeyboardInterrupt) -> int:

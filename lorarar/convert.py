@@ -53,7 +53,7 @@ def convert(
     for module, layer in apart.layers.items():
         layers[module], losses[module] = _converted(layer, layers.get(module), rank, weights)
     if not losses:
-        return resize(plain, rank)
+        return resize(replace(plain, warnings=(*plain.warnings, *apart.warnings)), rank)
     for module in [name for name in layers if name not in losses]:  # in order: a tie names the first
         if layers[module].rank > rank:
             layers[module], losses[module] = shrink(layers[module], rank)

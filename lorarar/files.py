@@ -131,7 +131,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Where `path` is a link, what it leads to is written. Raises InputError for a folder, a device or a pipe.
     """
     _check_replaceable(path)
-    suffix, path = path.suffix, resolved(path)  # the given name's: libraries tell a format by it
+    # The given name's, by which libraries tell a format; none of theirs is so long, and a name may have 255 bytes.
+    suffix, path = path.suffix if len(path.suffix) <= 20 else "", resolved(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=_temporary(path), suffix=suffix, dir=path.parent)
     os.close(handle)

@@ -66,16 +66,23 @@ def use_plain_numbers(settings: Any) -> None:
 
 def is_whole(value: int, least: int, most: int) -> bool:
     """Tell whether a value is a whole number from `least` to `most`, both included."""
-    return isinstance(value, Integral) and least <= value <= most
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most
 
 
 def check_at_least(least: int, **values: int) -> None:
     """Refuse whole numbers below `least` or above MOST_COUNT; the keywords are the parameters' names."""
     for name, value in values.items():
-        if not isinstance(value, Integral) or value < least:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise InputError(f"`{name}` is {value}; give a whole number of {least} or more")
         if value > MOST_COUNT:
             raise InputError(f"`{name}` is {value}; give a whole number of at most {MOST_COUNT}")
+
+
+def check_from(least: int | float, **values: int | float) -> None:
+    """Refuse numbers that are not finite, or below `least`."""
+    for name, value in values.items():
+        if not (isinstance(value, Real) and math.isfinite(value) and value >= least):
+            raise InputError(f"`{name}` is {value!r}; give a number of {least:g} or more")
 
 
 def check_positive(example: float, **values: float) -> None:

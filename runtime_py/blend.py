@@ -186,7 +186,7 @@ class FileMerge:
             raise InputError(f"the LoRAs disagree on {name}: {shapes}; only LoRAs of the same base model can be merged")
         with np.errstate(over="ignore", invalid="ignore"):
             joined = join_columns([layer for _, layer in has], weights)
-        return refuse_overflow(joined, name, "strengths")
+        return refuse_overflow(joined, name)
 
 
 def check_coefficients(given: Mapping[str, np.ndarray], stack: Stack) -> dict[str, np.ndarray]:

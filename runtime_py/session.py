@@ -159,10 +159,10 @@ class Session:
         """Merge the loaded LoRAs; what is drawn from now on has them.
 
         `learned` takes the bundle's hypernetwork, `direct` the average, `k-lora` one of the two in each layer and step.
-        `coefficients` are others that are known already, such as ZipLoRA's: (2, in) by full layer name, in the place of
-        the hypernetwork's. `strengths` multiply each LoRA's share, 1 is the paper's; `block_weights` multiply them
-        again in the blocks that they name. Raises InputError when no LoRA is loaded, for LoRAs that do not fit each
-        other, for numbers that are not finite, and for names of layers and blocks that there are not.
+        `coefficients` are others that are known already, such as ZipLoRA's: (2, in) by full layer name, at strengths of
+        1, in the place of the hypernetwork's. `strengths` multiply each LoRA's share, 1 is the paper's; `block_weights`
+        multiply them again in the blocks that they name. Raises InputError when no LoRA is loaded, for LoRAs that do
+        not fit each other, for numbers that are not finite, and for names of layers and blocks that there are not.
         """
         if method not in MERGES:
             raise InputError(f"`method` is {method!r}; a session has {', '.join(MERGES)}")

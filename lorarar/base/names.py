@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,13 +154,16 @@ def meta_unet(base: str) -> nn.Module:
         raise InputError(f"{base}: its UNet config can't be built by diffusers ({error})") from None
 
 
-def load_layout(base: str, adapt: str = "attention") -> Layout:
+def load_layout(base: str | PathLike[str], adapt: str = "attention") -> Layout:
     """Return the layout of a base: its linears that take LoRAs in `named_modules()` order, grouped by part and shape.
 
     `base` is `miniature`, `koala-700m`, `koala-1b`, `sdxl`, or a folder in diffusers' format. `adapt` is `attention`,
     for which learned merging is made, or `transformer`, with feed-forward and projections too. No weights are read.
     Raises InputError for a base that is unknown or has no UNet that diffusers can build.
     """
+    if not isinstance(base, (str, PathLike)):
+        raise InputError(f"`base` is {base!r}; give its name or its folder")
+    base = os.fspath(base)
     if base in (MINIATURE, *CONFIGS):
         return Layout.from_linears(base, _linears(unet_config(base)), adapt)
     return unet_layout(meta_unet(base), name_of(base), adapt)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lorarar.base.names import BASES_HELP, DEFAULT_BASE, load_layout
+from lorarar.base.names import BASES_HELP, DEFAULT_BASE, MINIATURE, base_files, load_layout
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.files import check_lora_output
 from lorarar.layout import ADAPT
@@ -36,7 +36,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file and tell what it holds."""
-    check_lora_output(args.out)
+    check_lora_output(args.out, *base_files(MINIATURE), *base_files(args.base))
     lora = synthetic_lora(load_layout(args.base, args.adapt), args.rank, args.seed, args.strength)
     lora.save(args.out, args.dialect, args.dtype)
     print(f"{args.out}: {len(lora.layers)} layers of rank {args.rank}, {args.dialect}, random numbers")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from lorarar.base.names import GUIDANCE, PAPER_GUIDANCE, PAPER_STEPS, STEPS
 from lorarar.composed import COMPOSED_SHARE, check_share
-from lorarar.errors import InputError
-from lorarar.settings import check_at_least, check_seed, setting, use_plain_numbers
+from lorarar.settings import check_at_least, check_from, check_seed, setting, use_plain_numbers
 from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.settings import LoraSettings, default_settings
 
@@ -35,8 +33,7 @@ class EvaluationSettings:
         check_at_least(1, zip_steps=self.zip_steps, joint_steps=self.joint_steps)
         check_seed(self.seed)
         check_share(self.composed_share)
-        if not (math.isfinite(self.guidance) and self.guidance >= 1):
-            raise InputError(f"`guidance` is {self.guidance}; give a number from 1 upwards, 1 turns guidance off")
+        check_from(1, guidance=self.guidance)
 
 
 def default_evaluation(base: str) -> EvaluationSettings:

@@ -140,6 +140,8 @@ def norm_balance(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[
     """
     gamma = balance(pairs)
     content_scale, style_scale = options.content_scale * gamma, options.style_scale / gamma
+    if max(abs(content_scale), abs(style_scale)) > np.finfo(np.float32).max:
+        raise InputError("the two LoRAs are of too different a size to be brought to one norm; use another method")
     return direct(pairs, replace(options, content_scale=content_scale, style_scale=style_scale))
 
 

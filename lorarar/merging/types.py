@@ -25,12 +25,12 @@ LEARNED, METHOD, RULE = "learned", "method", "rule"
 CONTENT_ONLY, STYLE_ONLY, OTHERS_ONLY = "content only", "style only", "others only"
 
 
-def too_large(layer: str, factors: str = "scales") -> InputError:
-    """Make the error for a merged layer that overflows; `factors` are what the caller can make smaller."""
-    return InputError(f"the merge of {layer} is too large for float32; use smaller {factors}")
+def too_large(layer: str) -> InputError:
+    """Make the error for a merged layer that overflows."""
+    return InputError(f"the merge of {layer} is too large for float32; use smaller strengths")
 
 
-def refuse_overflow(layer: LoraLayer, name: str, factors: str = "scales") -> LoraLayer:
+def refuse_overflow(layer: LoraLayer, name: str) -> LoraLayer:
     """Refuse a merged layer that is not finite: now where it is in memory, else as soon as what is returned is read."""
 
     def blocks() -> Blocks:
@@ -38,7 +38,7 @@ def refuse_overflow(layer: LoraLayer, name: str, factors: str = "scales") -> Lor
         with np.errstate(over="ignore", invalid="ignore"):
             found = layer.blocks()
         if not all(math.isfinite(peak(factor)) for block in found for factor in block):
-            raise too_large(name, factors)
+            raise too_large(name)
         return found
 
     return when_loaded([layer], layer.shapes, blocks)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 
 from lorarar.base.names import MINIATURE
 from lorarar.errors import InputError
 from lorarar.layout import PAPER_LEARNED, check_kinds
 from lorarar.merging import RULES
-from lorarar.settings import check_at_least, check_choice, check_positive, check_seed, setting, use_plain_numbers, words
+from lorarar.settings import (
+    check_at_least,
+    check_choice,
+    check_from,
+    check_positive,
+    check_seed,
+    setting,
+    use_plain_numbers,
+    words,
+)
 from lorarar.training.settings import PRECISION_HELP, PRECISIONS, check_shares, half_cosine
 
 DISTANCES = {
@@ -51,13 +61,11 @@ class LossSettings:
         use_plain_numbers(self)
         check_choice(DISTANCES, distance=self.distance)
         check_choice(REGULARISERS, regulariser=self.regulariser)
-        if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise InputError(f"`weight` is {self.weight}; give a number of 0 or more, the paper's is 0.01")
+        check_from(0, weight=self.weight)
         check_choice(JOINTS, joint=self.joint)
         check_positive(1.0, joint_weight=self.joint_weight)
         check_positive(1.0, joint_style=self.joint_style)
-        if not (math.isfinite(self.joint_guidance) and self.joint_guidance >= 1):
-            raise InputError(f"`joint_guidance` is {self.joint_guidance}; give a number of 1 or more")
+        check_from(1, joint_guidance=self.joint_guidance)
 
 
 def check_weighed(regulariser: str | None, weight: float | None) -> None:
@@ -115,10 +123,11 @@ class HyperSettings:
         check_at_least(1, **{name: getattr(self, name) for name in counts})
         object.__setattr__(self, "combinations", self.combinations or None)
         check_at_least(1, combinations=self.combinations or 1)
-        if not 0 <= self.warmup < self.steps:
+        check_at_least(0, warmup=self.warmup)
+        if self.warmup >= self.steps:
             raise InputError(f"`warmup` is {self.warmup}; give 0 or more steps, fewer than the {self.steps} of `steps`")
         check_positive(0.01, learning_rate=self.learning_rate, column_rate=self.column_rate)
-        if not math.isfinite(self.initial):
+        if not (isinstance(self.initial, Real) and math.isfinite(self.initial)):
             raise InputError(f"`initial` is {self.initial}; give a finite number, such as 0.5 or 1")
         check_seed(self.seed)
         check_choice(PREDICTORS, predictor=self.predictor)

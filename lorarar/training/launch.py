@@ -65,7 +65,7 @@ def check_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # read back: `meta` has no numbers
     except (RuntimeError, AssertionError):  # PyTorch asserts that it was built for a GPU
         there = "cuda" if torch.cuda.is_available() else "no GPU"
         raise InputError(f"`device` is {device!r}, but PyTorch finds {there} here; give cpu, or leave it out") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 from lorarar.base.names import MINIATURE
@@ -42,7 +43,7 @@ class LoraSettings:
         check_positive(5e-5, learning_rate=self.learning_rate)
         check_seed(self.seed)
         check_choice(PRECISIONS, mixed_precision=self.mixed_precision)
-        if not 0 <= self.styled < 1:
+        if not (isinstance(self.styled, Real) and 0 <= self.styled < 1):
             raise InputError(f"`styled` is {self.styled}; give a share from 0, below 1")
 
     def check_processes(self, processes: int) -> None:

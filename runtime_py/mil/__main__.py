@@ -74,15 +74,16 @@ def run(args: argparse.Namespace) -> int:
         return _show(args.package)
     if args.random is not None:
         check_at_least(0, random=args.random)
+    pairs = [_image(pair) for pair in args.image]
     if args.out is not None:
         out = args.out if args.command == "trace" else args.out / OUTPUTS
-        pictures = [Path(pair.partition("=")[2]) for pair in args.image]
+        pictures = [file for _, file in pairs]
         check_output(out, *filter(None, (args.inputs,)), *pictures, *whole(args.package))
     program = Program.open(args.package)
     if args.command == "run" and args.out is not None:
         for name in ("labels.json", *(_picture(name) for name in program.signature(args.function)[1])):
             check_output(args.out / name, *pictures)
-    inputs = _inputs(args, program)
+    inputs = _inputs(args, program, pairs)
     return _run(args, program, inputs) if args.command == "run" else _trace(args, program, inputs)
 
 
@@ -107,13 +108,17 @@ def _show(path: Path) -> int:
     return EXIT_OK
 
 
-def _inputs(args: argparse.Namespace, program: Program) -> dict[str, Any]:
+def _image(pair: str) -> tuple[str, Path]:
+    name, is_pair, file = pair.partition("=")
+    if not is_pair:
+        raise InputError(f"`image` is {pair!r}; give NAME=FILE")
+    return name, Path(file)
+
+
+def _inputs(args: argparse.Namespace, program: Program, images: Sequence[tuple[str, Path]]) -> dict[str, Any]:
     given: dict[str, Any] = {} if args.inputs is None else _arrays(args.inputs)
-    for pair in args.image:
-        name, is_pair, file = pair.partition("=")
-        if not is_pair:
-            raise InputError(f"`image` is {pair!r}; give NAME=FILE")
-        given[name] = program.fit_image(name, on_white(open_image(Path(file))), args.function)
+    for name, file in images:
+        given[name] = program.fit_image(name, on_white(open_image(file)), args.function)
     return given if args.random is None else program.random_inputs(args.random, args.function) | given
 
 

@@ -269,6 +269,8 @@ def test_names_may_be_as_long_as_the_file_system_takes(letter: str, tmp_path: Pa
             assert temporary.suffix == suffix
             temporary.write_bytes(content)
         assert path.read_bytes() == content
+    with atomic_file(tmp_path / f"x.{'a' * 250}") as temporary:  # a suffix as long
+        temporary.touch()
     folder = path.with_name(letter * (255 // size))
     for name in ("one", "two"):
         with atomic_folder(folder) as made:
@@ -372,6 +374,15 @@ def test_a_full_disk_leaves_nothing(writing: str, tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_who_has_read_enough_ends_a_command_in_silence() -> None:
+    command = "from lorarar.command_line import run_command; run_command(lambda _: print('x' * 100_000) or 0)"
+    given = [sys.executable, "-c", command]
+    with subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as ran:
+        assert ran.stdout is not None and ran.stderr is not None
+        ran.stdout.close()
+        assert (ran.stderr.read(), ran.wait()) == (b"", 141)
 
 
 def test_a_file_name_in_another_encoding_ends_no_command(tmp_path: Path) -> None:

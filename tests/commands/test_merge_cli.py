@@ -219,7 +219,7 @@ def test_a_lora_of_a_larger_base_is_warned_about(
         (["--method", "direct", "--rank-out", "0"], "--rank-out is 0"),
         (["--method", "direct", "--content-scale", "nan"], "--content-scale is nan"),
         (["--method", "direct", "--content-scale", "1e39"], "--content-scale is 1e+39; give a finite number"),
-        (["--method", "direct", "--content-scale", "3e38"], "too large for float32; use smaller scales"),
+        (["--method", "direct", "--content-scale", "3e38"], "too large for float32; use smaller strengths"),
         (["--hypernet", "hyper.safetensors", "-o", "hyper.safetensors"], "overwrite the input hyper.safetensors"),
         (["--method", "direct", "--coefficients-plot", "p.png"], "--coefficients-plot is drawn of a bundle's merge"),
         (["--bundle", "folder.safetensors"], "--base means nothing to a bundle"),

@@ -17,6 +17,7 @@ INDEX = json.loads((golden.FOLDER / "index.json").read_text())["files"]
 TO_Q = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 FLAT = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 ONES = np.ones((2, 3))
+CHANGED_BASES = ("olora", "corda", "loftq", "lora_ga")
 
 
 def write(path: Path, tensors: golden.Tensors, metadata: dict[str, str] | None = None) -> Path:
@@ -238,7 +239,7 @@ def test_a_text_encoders_folder_says_which(tmp_path: Path, model: str, component
         ({"r": 2, "alpha_pattern": {"(": 1}}, ("alpha_pattern", "pattern")),
         ({"r": 2, "alpha_pattern": {"(a+)+": 1}}, ("pattern", "complex")),
         ({"r": 2, "alpha_pattern": {".*.*.*x": 1}}, ("pattern", "complex")),
-        ({"r": 2, "init_lora_weights": "pissa_niter_4"}, ("changed base",)),
+        *(({"r": 2, "init_lora_weights": way}, ("changed base",)) for way in ("pissa_niter_4", *CHANGED_BASES)),
         ("[1]", ("JSON object",)),
         ("[" * 100_000, ("nested",)),
         ("{", ("JSON",)),

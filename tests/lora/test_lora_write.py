@@ -103,6 +103,7 @@ def test_the_safetensors_library_reads_the_same(tmp_path: Path, dtype: str) -> N
 
 def test_stale_metadata_is_left_out(tmp_path: Path) -> None:
     metadata = {"lora_adapter_metadata": '{"unet.r": 64, "unet.lora_alpha": 1}', "ss_network_alpha": "1"}
+    metadata |= {"sshs_model_hash": "1", "modelspec.hash_sha256": "2"}
     metadata |= {"ss_base_model_version": "sdxl_base_v1-0"}
     lora = LoRA(sample({TO_Q: 2}).layers, metadata=metadata)
     write_lora(lora, tmp_path / "a.safetensors")

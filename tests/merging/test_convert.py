@@ -95,11 +95,13 @@ def test_lycoris_scales_no_lokr_of_two_whole_factors() -> None:
     np.testing.assert_allclose(added(convert(named, 64), FULL), want, atol=1e-4)
 
 
-def test_dora_by_inputs_as_lycoris_has_it() -> None:
-    """dora_scale of shape (1, in): each column of W + ΔW gets its length."""
+@pytest.mark.parametrize("inputs", [INP, OUT])
+def test_dora_by_inputs_as_lycoris_has_it(inputs: int) -> None:
+    """dora_scale of shape (1, in): each column of W + ΔW gets its length, also where W is square."""
     draw = np.random.default_rng(3)
-    weight, up, down = (draw.standard_normal(shape).astype(np.float32) for shape in ((OUT, INP), (OUT, 2), (2, INP)))
-    scale = draw.uniform(0.5, 2, (1, INP)).astype(np.float32)
+    shapes = (OUT, inputs), (OUT, 2), (2, inputs)
+    weight, up, down = (draw.standard_normal(shape).astype(np.float32) for shape in shapes)
+    scale = draw.uniform(0.5, 2, (1, inputs)).astype(np.float32)
     named = {f"{FULL}.lora_up.weight": up, f"{FULL}.lora_down.weight": down, f"{FULL}.dora_scale": scale}
     flat = "lora_unet_" + MODULE.replace(".", "_")
     named = {name.replace(FULL, flat): value for name, value in named.items()}
@@ -108,6 +110,11 @@ def test_dora_by_inputs_as_lycoris_has_it() -> None:
     np.testing.assert_allclose(np.linalg.norm(have, axis=0), scale[0], rtol=1e-4)
     whole = weight + up @ down
     np.testing.assert_allclose(have / np.linalg.norm(have, axis=0), whole / np.linalg.norm(whole, axis=0), atol=1e-5)
+
+
+def test_differences_of_biases_are_told_also_beside_plain_layers_alone() -> None:
+    lora = convert(plain() | {f"{FULL}.diff_b": np.ones(OUT, np.float32)}, 64)
+    assert any("no differences of biases; 1 are left out" in text for text in lora.warnings)
 
 
 def test_a_difference_is_cut_to_the_nearest_of_the_rank_and_the_loss_is_told() -> None:

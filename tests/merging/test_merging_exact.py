@@ -335,9 +335,9 @@ def _other_shape(one: LoRA, name: str) -> LoRA:
             {},
             "lora-1 and lora-2 disagree on unet.a.ff.net.0.proj: (48, 12) against (16, 16)",
         ),
-        (lora(1), lora(2), "direct", {"content_scale": 3e38}, "too large for float32; use smaller scales"),
-        (lora(1), lora(2), "dare", {"style_scale": 1e38}, "too large for float32; use smaller scales"),
-        (lora(1), lora(2), "direct", {"style_scale": 3e38}, "too large for float32; use smaller scales"),
+        (lora(1), lora(2), "direct", {"content_scale": 3e38}, "too large for float32; use smaller strengths"),
+        (lora(1), lora(2), "dare", {"style_scale": 1e38}, "too large for float32; use smaller strengths"),
+        (lora(1), lora(2), "direct", {"style_scale": 3e38}, "too large for float32; use smaller strengths"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(

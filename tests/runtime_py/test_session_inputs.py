@@ -51,6 +51,27 @@ def given_to(session: Session) -> dict[str, np.ndarray]:
     return {name: np.full((2, group.in_features), 0.7, np.float32) for name in group.layers}
 
 
+def test_block_weights_reach_layers_that_the_bundle_leaves_out(session: Session) -> None:
+    layer, name = some_layer(), "unet.down_blocks.1.left_out"
+    other = replace(read_lora(CONTENT), layers={**read_lora(CONTENT).layers, name: layer})
+    session.load([other, STYLE])
+    session.merge(strengths=(0.5, 1.0), block_weights={"down_blocks.1": (0.25, 1.0)})
+    np.testing.assert_allclose(session.merged().lora.layers[name].delta(), 0.125 * layer.delta(), rtol=1e-6)
+
+
+def test_k_lora_of_loras_without_a_common_layer_is_refused_when_it_is_merged(session: Session) -> None:
+    content, style = read_lora(CONTENT), read_lora(STYLE)
+    first, *others = content.layers
+    session.load(
+        [
+            replace(content, layers={first: content.layers[first]}),
+            replace(style, layers={name: style.layers[name] for name in others if name in style.layers}),
+        ]
+    )
+    with pytest.raises(InputError, match="have no layer in common"):
+        session.merge("k-lora")
+
+
 def test_coefficients_of_no_layer_are_refused(session: Session) -> None:
     given = given_to(session)
     full = next(iter(given))

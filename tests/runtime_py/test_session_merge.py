@@ -154,15 +154,17 @@ def test_a_composed_start_gives_each_row_one_lora(folder: Path, seen: list[dict[
     """The first of two steps has four rows, run two at a time; the second has the merge's."""
     session = Bundle.open(folder).session()
     session.load([CONTENT, STYLE])
-    session.merge(strengths=(0.5, 2.0))
+    session.merge(strengths=(0.5, 2.0), block_weights={"down_blocks.1": 0.25})
     session.generate("a sks cat", steps=2, composed=ComposedStart("a sks cat", "a cat"))
     session.generate("a sks cat", steps=1, guidance=1.0, composed=ComposedStart("a sks cat", "a cat"))
-    for name, values in session.coefficients.items():
+    for group in session.bundle.layout.groups:
+        name, values = group.coefficients, session.coefficients[group.coefficients]
+        weights = np.float32([0.25 if module.startswith("down_blocks.1.") else 1 for module in group.modules])
         first, second, merge, third, fourth = (inputs[name] for inputs in seen)
         alone = np.zeros_like(values)
         for given, kept in ((first[1], 0), (second[0], 1)):
             want = alone.copy()
-            want[:, kept] = (0.5, 2.0)[kept]
+            want[:, kept] = (weights * (0.5, 2.0)[kept])[:, None]
             np.testing.assert_array_equal(given, want)
         for given in (first[0], second[1], fourth[0]):
             np.testing.assert_array_equal(given, alone)
@@ -258,6 +260,10 @@ def test_a_schedule_gives_strengths_step_by_step(
 def test_k_lora_takes_one_lora_in_each_layer_and_step(folder: Path, seen: list[dict[str, np.ndarray]]) -> None:
     content, style = read_lora(CONTENT), read_lora(STYLE)
     session = Bundle.open(folder).session()
+    session.load([style, content])
+    session.merge("k-lora")
+    session.generate("a", steps=1, guidance=1.0)  # plans the pair that comes before
+    seen.clear()
     session.load([content, style])
     session.merge("k-lora", strengths=(0.5, 2.0), block_weights={"down_blocks.1": 0.5})
     session.generate("a", steps=4, guidance=1.0)
