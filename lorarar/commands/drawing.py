@@ -20,7 +20,7 @@ def add_drawing(parser: Parser) -> None:
     add("--prompt", required=True, help="what to draw, with the LoRAs' own words: a sks dog in watercolor style")
     add("--steps", type=int, metavar="N", help="denoising steps (default: the bundle's)")
     add("--guidance", type=float, metavar="G", help="classifier-free guidance, 1 is off (default: the bundle's)")
-    without = "guidance compares with a prediction without LoRAs: often less burnt, and more of a style"
+    without = "guidance compares with a prediction without LoRAs (asymmetric guidance)"
     add("--guidance-without-lora", action="store_true", help=without)
     start = "composed start: the first steps with each LoRA alone, their answers put together; often shows more of both"
     share = f"share of the steps; default {COMPOSED_SHARE:g} where --subject is given, otherwise none"

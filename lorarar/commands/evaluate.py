@@ -50,7 +50,7 @@ what it writes into the output folder:
 Tables and pictures alone, without generating or judging anything:  --from OUT
 The differences of several runs in one chart, by their tables:  --chart "1 image=OUT-1" "4 images=OUT-4" -o chart.png
 What LoRA.rar's and ZipLoRA's coefficients depend on, in tables and a picture:  --coefficients
-Three trainings of every method: a run for each --seed, with its --hypernet; then  --from OUT-0 OUT-1 OUT-2 -o OUT
+Three trainings of LoRA.rar: a run for each, with its --hypernet; then  --from OUT-0 OUT-1 OUT-2 -o OUT
 Ablations (Table A3) belong on the validation part:  --part validation --hypernets q=q.safetensors,qo=qo.safetensors
 """
 _DEFAULTS = {
