@@ -325,7 +325,7 @@ def test_mean_coefficients_by_the_dense_form(bench: tuple[Sampler, Workbench]) -
         (["--hypernets", "x"], "'x' is not NAME=PATH"),
         (["--hypernets", "learned=a"], "the name 'learned' is taken"),
         (["--images", "0"], "--images is 0; give a whole number of 1 or more"),
-        (["--guidance", "0.5"], "--guidance is 0.5; give a number from 1 upwards"),
+        (["--guidance", "0.5"], "--guidance is 0.5; give a number of 1 or more"),
         (["--guidance", "nan"], "--guidance is nan"),
         (["--split", "other"], "no split 'other'; valid are paper"),
         (["--part", "train"], "invalid choice: 'train'"),

@@ -117,7 +117,7 @@ def test_the_command_measures_the_shipped_one(tmp_path: Path, capsys: pytest.Cap
     ("arguments", "message"),
     [
         (["--samples", "0"], "--samples is 0; give a whole number of 1 or more"),
-        (["--guidance", "nan"], "--guidance is nan; give a number from 1 upwards"),
+        (["--guidance", "nan"], "--guidance is nan; give a number of 1 or more"),
         (["--base", "nowhere"], "nowhere: no pipeline in diffusers' layout"),
         (["--dataset", "nowhere"], "nowhere/dataset.json: no such file"),
         (["--seed", "-1"], "--seed is -1"),
