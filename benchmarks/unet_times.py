@@ -91,8 +91,7 @@ def _check_folder(unet: UNetExport, folder: Path) -> None:
 
 def _files_of(base: str) -> list[list[Any]]:
     """List the files of a base's UNet with their sizes and times, to notice a change; none of a hub's."""
-    files = [path for path in sorted(base_files(base)) if "unet" in path.parts or path == Path(base)]
-    found = [(path, path.stat()) for path in files]
+    found = [(path, path.stat()) for path in sorted(base_files(base, ["unet"]))]
     return [[str(path.resolve()), about.st_size, about.st_mtime_ns] for path, about in found]
 
 

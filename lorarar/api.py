@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lorarar.base.names import DEFAULT_BASE, load_layout
+from lorarar.base.names import DEFAULT_BASE, base_path, load_layout
 from lorarar.console import OnProgress
 from lorarar.errors import InputError
 from lorarar.files import check_text
@@ -208,13 +207,11 @@ def merge(
         resolution: `ziplora`: the side of the images in pixels; without it the base's own.
         on_progress: Called with (done, total): layers, for `ziplora` optimizer steps, for `ssr` passes of the UNet.
     """
-    if not isinstance(base, (str, PathLike)):
-        raise InputError(f"`base` is {base!r}; give its name or its folder")
     strengths = check_strengths(strengths, 2)
     given = {"rule": rule, "density": density, "seed": seed, "mu": mu, "rank_out": rank_out}
     given |= {"content_scale": strengths[0], "style_scale": strengths[1]}
     request = MergeRequest(
-        base=os.fspath(base),
+        base=base_path(base),
         method=method,
         hypernet=hypernet,
         untrained=untrained,

@@ -66,13 +66,17 @@ def use_plain_numbers(settings: Any) -> None:
 
 def is_whole(value: int, least: int, most: int) -> bool:
     """Tell whether a value is a whole number from `least` to `most`, both included."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most
+    return _is_integer(value) and least <= value <= most
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_at_least(least: int, **values: int) -> None:
     """Refuse whole numbers below `least` or above MOST_COUNT; the keywords are the parameters' names."""
     for name, value in values.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        if not _is_integer(value) or value < least:
             raise InputError(f"`{name}` is {value}; give a whole number of {least} or more")
         if value > MOST_COUNT:
             raise InputError(f"`{name}` is {value}; give a whole number of at most {MOST_COUNT}")

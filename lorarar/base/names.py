@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorarar.errors import InputError
-from lorarar.files import read_json
+from lorarar.files import read_json, whole
 from lorarar.layout import TEXT_KINDS, TEXT_PARTS, Layout, part_of
 from lorarar.toolchains import TRAINING, named_if_missing
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MINIATURE = "miniature"
 DEFAULT_BASE = MINIATURE
-_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+_PARTS = ("model_index.json", "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 MINIATURE_FOLDER = Path(__file__).resolve().parents[2] / "models" / MINIATURE
 HYPERNET_FILE, DATASET_FOLDER, JUDGE_FOLDER = "hypernet.safetensors", "dataset", "judge"
 """What `models/miniature` holds beside the pipeline."""
@@ -61,11 +61,17 @@ BASES_HELP = f"{', '.join([MINIATURE, *CONFIGS])}, or a diffusers folder (defaul
 """The help of `--base` for commands that need a base's layout only."""
 
 
-def base_files(base: str) -> list[Path]:
-    """List the files of a base that is a folder or a file here, which no output may overwrite; none of a hub's."""
+def base_files(base: str, parts: Sequence[str] = _PARTS) -> list[Path]:
+    """List the files of a base that is a file here, or a folder with these parts; none of a hub's."""
     place = MINIATURE_FOLDER if base == MINIATURE else Path(base)
-    found = [place, place / "model_index.json", *(path for part in _PARTS for path in (place / part).rglob("*"))]
-    return [path for path in found if path.is_file()]
+    return [path for path in [place, *whole(*(place / part for part in parts))] if path.is_file()]
+
+
+def base_path(base: object) -> str:
+    """Return a base's name or folder as text. Raises InputError for what is neither."""
+    if not isinstance(base, (str, PathLike)):
+        raise InputError(f"`base` is {base!r}; give its name or its folder")
+    return os.fspath(base)
 
 
 def miniature_folder(instead: str = "give another `base`") -> Path:
@@ -161,9 +167,7 @@ def load_layout(base: str | PathLike[str], adapt: str = "attention") -> Layout:
     for which learned merging is made, or `transformer`, with feed-forward and projections too. No weights are read.
     Raises InputError for a base that is unknown or has no UNet that diffusers can build.
     """
-    if not isinstance(base, (str, PathLike)):
-        raise InputError(f"`base` is {base!r}; give its name or its folder")
-    base = os.fspath(base)
+    base = base_path(base)
     if base in (MINIATURE, *CONFIGS):
         return Layout.from_linears(base, _linears(unet_config(base)), adapt)
     return unet_layout(meta_unet(base), name_of(base), adapt)

@@ -46,8 +46,6 @@ def read_panel(folder: Path, title: str) -> Panel:
             rows = [(row["difference"], _interval(row)) for row in csv.DictReader(file)]
     except FileNotFoundError:
         raise InputError(f"{path} is not there; give a folder of tables that  lorarar evaluate  wrote") from None
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from None
     except (KeyError, TypeError, ValueError, csv.Error):
         raise InputError(f"{path} is no table of differences of  lorarar evaluate; make it anew by  --from") from None
     if not rows:
