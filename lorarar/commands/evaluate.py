@@ -26,7 +26,7 @@ from lorarar.evaluation.method_names import (
 )
 from lorarar.evaluation.results import RESULTS_FILE, Results, pool, read_results, write_results
 from lorarar.evaluation.settings import EvaluationSettings, default_evaluation
-from lorarar.evaluation.tables import Table, all_tables, show, write_tables
+from lorarar.evaluation.tables import Table, all_tables, remove_others, show, write_tables
 from lorarar.files import check_folder, check_png, in_utf8
 from lorarar.toolchains import TRAINING, named_if_missing
 from lorarar.training.dataset import DEFAULT_SPLIT, JOINED, Dataset, read_dataset
@@ -126,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
     # The tables of a kept run are drawn as its own were.
     tables = all_tables(results, settings.seed if args.seed is not None else shown.settings.get("seed", settings.seed))
     written = write_tables(tables, out)
+    remove_others(tables, out)
     written += write_pictures(shown, {table.name: table for table in tables}, folder, out)
     _print(tables[0])
     print(f"{len(written)} tables and pictures in {out}: tables.md, grid_methods.png, …")

@@ -202,7 +202,9 @@ def parse_hypernets(text: str) -> dict[str, str]:
         if entry_of(name) or name in found:
             raise InputError(f"`hypernets`: the name {name!r} is taken; choose another")
         own, style, _ = parts_of(name)
-        if not own or own in METHODS or sampling_of(own) or style is not None:
+        # Tables and pictures tell methods apart by their labels.
+        taken = own in METHODS or own in {entry.label for entry in METHODS.values()}
+        if not own or taken or sampling_of(own) or style is not None:
             raise InputError(
                 f"`hypernets`: {name!r} names no checkpoint; give a name that no method has, without {STYLE}X, and "
                 f"behind it at most one of {', '.join(SAMPLINGS)}, for example  q{ACFG}=q.safetensors"

@@ -32,6 +32,8 @@ from lorarar.markdown import markdown_table
 
 Cell = str | int | float | Interval | None
 DIFFERENCES = "differences"
+SOMETIMES = (DIFFERENCES, "table_a2", "table_a3", "controls")
+"""The tables that an evaluation may be without."""
 MINUS = " − "
 
 
@@ -253,6 +255,14 @@ def breakdown(results: Results, verdicts: Mapping[str, Sequence[PairVerdicts]], 
             average, best = (fmean(figures(found, statistic).values()) for statistic in ("average", "best"))
             rows.append((name, method.label, average, best))
     return Table(f"per_{by}", f"MARS² of each {by}", (by, "method", "average case", "best case"), rows)
+
+
+def remove_others(tables: Sequence[Table], folder: Path) -> None:
+    """Remove what an earlier evaluation left in a folder of tables that this one does not have."""
+    for name in {*SOMETIMES} - {table.name for table in tables}:
+        (folder / f"{name}.csv").unlink(missing_ok=True)
+        if name == DIFFERENCES:
+            (folder / f"{name}.png").unlink(missing_ok=True)
 
 
 def write_tables(tables: Sequence[Table], folder: Path, page: str = "tables.md") -> list[Path]:

@@ -80,6 +80,8 @@ def test_bases_of_the_same_weights_are_told_apart_by_their_configs(tiny_pipeline
         "x-composed-start-acfg",
         "ties-style-2-acfg-acfg",
         "x-style-0.6-acfg",
+        "TIES",
+        "Direct merge-acfg",
     ],
 )
 def test_a_checkpoint_has_a_name_of_its_own(name: str) -> None:

@@ -212,6 +212,25 @@ def test_runs_of_several_seeds_are_pooled(results: Results, tmp_path: Path) -> N
     assert "4 images each, in 3 runs." in (tmp_path / "pooled" / "tables.md").read_text()
 
 
+def test_tables_of_an_earlier_evaluation_go(results: Results, tmp_path: Path) -> None:
+    """A run without LoRA.rar has no differences, so those of the run before it must not stay; other files do."""
+    save_images(results, tmp_path)
+    (tmp_path / "controls.png").write_bytes(b"mine")
+    first = results.methods[0]
+    pairs = tuple(
+        replace(pair, methods={first.name: pair.methods[first.name]}, merges={first.name: pair.merges[first.name]})
+        for pair in results.pairs
+    )
+    alone = replace(results, methods=(first,), pairs=pairs)
+    gone = {"differences.csv", "differences.png", "table_a3.csv"}
+    for shown in (results, alone):
+        write_results(shown, tmp_path / "results.json")
+        assert main(["--from", str(tmp_path)]) == 0
+        found = {path.name for path in tmp_path.iterdir()}
+        assert found & gone == (gone if shown is results else set())
+        assert found >= {"controls.png", "table_1.csv", "per_style.csv"}
+
+
 def test_runs_that_say_otherwise_are_averaged_pair_by_pair(results: Results) -> None:
     swapped = {"direct": "learned", "learned": "direct", "q-only": "q-only"}
     pairs = [
