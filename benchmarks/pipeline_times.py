@@ -83,6 +83,7 @@ def _record(name: str, times: Sequence[Mapping[str, float]], request: Request, b
         **case_times(name, Samples(tuple(sum(seconds.values()) for seconds in times))),
         "steps": request.steps,
         "guidance": request.guidance,
+        "guidance_rescale": request.guidance_rescale,
         "stages_s": stages,
         "step_s": stages["steps"] / request.steps,
         "bytes": bundle.nbytes,

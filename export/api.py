@@ -67,7 +67,14 @@ from export.source import (
 )
 from export.targets import find_offer, require_toolchains
 from export.write import write_hypernet, write_pipeline, write_unet
-from lorarar.base.names import DEFAULT_BASE, GUIDANCE, PAPER_GUIDANCE, with_text_encoders
+from lorarar.base.names import (
+    DEFAULT_BASE,
+    GUIDANCE,
+    GUIDANCE_RESCALE,
+    PAPER_GUIDANCE,
+    PAPER_RESCALE,
+    with_text_encoders,
+)
 from lorarar.base.sources import open_tiny_vae
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import fit_predictor
@@ -161,6 +168,7 @@ def pipeline(
     vae_tile: int | None = None,
     steps: int = STEPS,
     guidance: float | None = None,
+    guidance_rescale: float | None = None,
     out: str | Path | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Report:
@@ -169,12 +177,14 @@ def pipeline(
     `tiny_vae` is the folder or hub id of an AutoencoderTiny, such as TAESDXL, to take instead of the base's VAE.
     `vae_precision` is fp32, the default where a target has it, or fp16, for a VAE that was made for it: SDXL's own
     overflows. `vae_tile` is the side in pixels of what the decoder takes at once, for images in tiles: less memory, and
-    faint seams. `steps` and `guidance` are what apps start with; the default of the guidance is the base's own. The
-    other parameters are described in `export.api`.
+    faint seams. `steps`, `guidance` and `guidance_rescale` are what apps start with; the defaults of the last two are
+    the base's own. The other parameters are described in `export.api`.
     """
     precision = _offered(out, target, "unet", precision, soc, vae_precision)
-    guidance = GUIDANCE.get(base_name(base), PAPER_GUIDANCE) if guidance is None else guidance
-    require_start(steps, guidance)
+    name = base_name(base)
+    guidance = GUIDANCE.get(name, PAPER_GUIDANCE) if guidance is None else guidance
+    rescale = GUIDANCE_RESCALE.get(name, PAPER_RESCALE) if guidance_rescale is None else guidance_rescale
+    require_start(steps, guidance, rescale)
     tiny = None if tiny_vae is None else open_tiny_vae(str(tiny_vae))
     rank = chosen_rank(base, rank, loras)
     predictor = chosen_hypernet(base, hypernet, untrained, alone=False)
@@ -186,7 +196,7 @@ def pipeline(
         layout = with_text_encoders(layout, {name: getattr(found, name) for name in TEXT_PARTS.values()})
     source = Source(found, layout, loaded)
     options = PipelineOptions(target, precision, rank, size, steps, guidance, loras=loras, soc=soc, unchecked=unchecked)
-    options = replace(options, vae_precision=vae_precision, vae_tile=vae_tile)
+    options = replace(options, guidance_rescale=rescale, vae_precision=vae_precision, vae_tile=vae_tile)
     return write_pipeline(source, options, _folder(out, layout.base, options), on_progress)
 
 

@@ -50,6 +50,7 @@ GOLDEN_IMAGE: dict[str, Any] = {
     "seed": 1,
     "steps": 3,
     "guidance": 4.0,
+    "guidance_rescale": 0.7,
 }
 
 
@@ -100,7 +101,7 @@ def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: 
 def write_golden_image(
     pipeline: Any, layout: Layout, stack: StackSize, size: ImageSize, path: Path, tile: int
 ) -> dict[str, Any]:
-    """Let diffusers draw the golden image into `path`, and return what it was told: prompt, seed, steps and guidance.
+    """Let diffusers draw the golden image into `path`, and return what it was told, such as the prompt.
 
     It is decoded in tiles of that many latents, as a runtime does it that has a decoder for no more.
 
@@ -164,6 +165,7 @@ def _draw(pipeline: Any, size: ImageSize, tile: int) -> Float[np.ndarray, "1 3 h
             GOLDEN_IMAGE["prompt"],
             num_inference_steps=GOLDEN_IMAGE["steps"],
             guidance_scale=GOLDEN_IMAGE["guidance"],
+            guidance_rescale=GOLDEN_IMAGE["guidance_rescale"],
             height=size.pixels,
             width=size.pixels,
             latents=torch.from_numpy(noise),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from export.targets import find_target
 from lorarar.errors import InputError
 from lorarar.layout import MAX_LORAS, MAX_STACKED_RANK, StackSize
-from lorarar.settings import is_whole, use_plain_numbers
+from lorarar.settings import check_share, is_whole, use_plain_numbers
 
 if TYPE_CHECKING:
     from export.graph import ImageSize
@@ -56,12 +56,13 @@ def require_batch(batch: int) -> None:
         raise InputError(f"`batch` is {batch!r}; valid are 1, and 2 for guidance in one run")
 
 
-def require_start(steps: int, guidance: float) -> None:
+def require_start(steps: int, guidance: float, guidance_rescale: float) -> None:
     """Refuse what an app can't start with, with InputError."""
     if not is_whole(steps, 1, MAX_STEPS):
         raise InputError(f"`steps` is {steps!r}; valid are 1 to {MAX_STEPS}")
     if not (isinstance(guidance, Real) and math.isfinite(guidance) and guidance >= 1):
         raise InputError(f"`guidance` is {guidance!r}; give 1 (no guidance) or more, 3 to 7 are usual")
+    check_share(guidance_rescale=guidance_rescale)
 
 
 def require_pixels(pixels: int) -> None:
@@ -120,6 +121,7 @@ class PipelineOptions(HypernetOptions):
     size: ImageSize
     steps: int  # what an app starts with
     guidance: float  # what an app starts with; 1 is none
+    guidance_rescale: float = 0.0  # the share of what guidance adds to the spread that is taken off
     vae_precision: str | None = None  # where it is not the target's own
     vae_tile: int | None = None  # pixels of the part of an image that the decoder takes at once; all of it where None
 
@@ -130,7 +132,7 @@ class PipelineOptions(HypernetOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_start(self.steps, self.guidance)
+        require_start(self.steps, self.guidance, self.guidance_rescale)
         require_pixels(self.size.pixels)
         decoded_size(self.size, self.vae_tile)
 

@@ -104,6 +104,7 @@ def write_pipeline(
             "pixels": options.size.pixels,
             "steps": options.steps,
             "guidance": options.guidance,
+            "guidance_rescale": options.guidance_rescale,
             "negative": "zeros" if source.pipeline.config.force_zeros_for_empty_prompt else "empty",
             "scheduler": asdict(scheduler),
             "noise": {"name": NOISE, "text": NOISE_TEXT},
@@ -182,9 +183,12 @@ def _digest(lora: LoRA) -> str:
     return found.hexdigest()
 
 
+_FREE = ("unchecked", "steps", "guidance", "guidance_rescale")
+
+
 def _decisive(options: HypernetOptions) -> dict[str, Any]:
     """Return the options that a file of the bundle depends on; the manifest, which has the others, is made anew."""
-    return {name: value for name, value in asdict(options).items() if name not in ("unchecked", "steps", "guidance")}
+    return {name: value for name, value in asdict(options).items() if name not in _FREE}
 
 
 def _facts(source: Source, options: PipelineOptions) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def steps_of(share: float, steps: int) -> int:
     return math.ceil(share * steps - 1e-6)  # 0.28 of 25 is a little above 7 in doubles, and must be 7
 
 
-def check_share(composed_share: float) -> None:
+def check_composed_share(composed_share: float) -> None:
     """Refuse a share of the steps that is not above 0 and at most 1."""
     if not (isinstance(composed_share, Real) and math.isfinite(composed_share) and 0 < composed_share <= 1):
         raise InputError(f"`composed_share` is {composed_share!r}; give a share of the steps above 0, at most 1")
@@ -39,7 +39,7 @@ class ComposedStart:
     share: float = COMPOSED_SHARE  # of the steps, from the first
 
     def __post_init__(self) -> None:
-        check_share(self.share)
+        check_composed_share(self.share)
         if not all(isinstance(text, str) and text.strip() for text in (self.subject, self.subject_class)):
             raise InputError(
                 "a composed start needs `subject` and `subject_class`, such as 'a sks dog' and 'a dog'; give both"

@@ -89,6 +89,13 @@ def check_from(least: int | float, **values: int | float) -> None:
             raise InputError(f"`{name}` is {value!r}; give a number of {least:g} or more")
 
 
+def check_share(**values: int | float) -> None:
+    """Refuse numbers that are no share, from 0 to 1."""
+    for name, value in values.items():
+        if not (isinstance(value, Real) and 0 <= value <= 1):
+            raise InputError(f"`{name}` is {value!r}; give a number from 0 to 1")
+
+
 def check_positive(example: float, **values: float) -> None:
     """Refuse numbers that are not finite and above 0; `example` is one that is."""
     for name, value in values.items():

@@ -29,7 +29,8 @@ can't be had: tests, the quickstart, the demo apps.
 from diffusers import StableDiffusionXLPipeline
 
 pipeline = StableDiffusionXLPipeline.from_pretrained("models/miniature")
-pipeline("a red dog with white spots in watercolor painting style", num_inference_steps=25, guidance_scale=2).images[0]
+prompt = "a red dog with white spots in watercolor painting style"
+pipeline(prompt, num_inference_steps=25, guidance_scale=2.5, guidance_rescale=0.7).images[0]
 ```
 
 ![samples](samples.png)

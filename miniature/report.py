@@ -97,7 +97,8 @@ def measure(settings: ReportSettings, report: Report) -> tuple[list[Row], Image.
     if dataset:
         dataset.check_loras([*contents, *styles])
     how = settings.drawing
-    sampler = Sampler.load(Sampling(str(settings.base), how.steps, how.guidance, how.seed), "cpu", how.images)
+    sampling = Sampling(str(settings.base), how.steps, how.guidance, how.seed, guidance_rescale=how.guidance_rescale)
+    sampler = Sampler.load(sampling, "cpu", how.images)
     drawn = drawings(how.seed, settings.samples, report)
     images = samples(sampler, drawn, report)
     back = rebuilt(sampler, drawn)
@@ -165,7 +166,7 @@ def samples(sampler: Sampler, drawn: Sequence[Example], report: Report) -> Pictu
     sampling = sampler.sampling
     captions = [item.caption for item in drawn]
     seeds = [image_seeds(sampling.seed, "base", str(number), 1)[0] for number in range(len(drawn))]
-    images = draw_captions(sampler.pipeline, captions, seeds, sampling.steps, sampling.guidance, AT_ONCE)
+    images = draw_captions(sampler.pipeline, captions, seeds, sampling, AT_ONCE)
     return pixels(list(counted(images, len(drawn), "samples of the base", report)))
 
 

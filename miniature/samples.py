@@ -15,13 +15,14 @@ from lorarar.toolchains import quiet_toolchains
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
+    from lorarar.evaluation.generate import Sampling
+
 
 def draw_captions(
     pipeline: StableDiffusionXLPipeline,
     captions: Sequence[str],
     seeds: Sequence[int],
-    steps: int,
-    guidance: float,
+    how: Sampling,
     at_once: int,
 ) -> Iterator[Image.Image]:
     """Draw an image of each caption from the noise of its seed, `at_once` at a time."""
@@ -30,8 +31,9 @@ def draw_captions(
         with quiet_toolchains():
             yield from pipeline(
                 list(captions[first : first + at_once]),
-                num_inference_steps=steps,
-                guidance_scale=guidance,
+                num_inference_steps=how.steps,
+                guidance_scale=how.guidance,
+                guidance_rescale=how.guidance_rescale,
                 generator=generators,
             ).images
 

@@ -16,9 +16,11 @@ import torch
 from jaxtyping import UInt8
 from safetensors.torch import load_file
 
-from lorarar.base.names import DATASET_FOLDER, GUIDANCE, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER, STEPS
+from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER
 from lorarar.base.untrained import NETWORKS, Sizes, build_tokenizer, new_pipeline
 from lorarar.errors import InputError
+from lorarar.evaluation.generate import Sampling
+from lorarar.evaluation.settings import default_evaluation
 from lorarar.files import atomic_file, atomic_folder, file_digest, read_json, write_tensors
 from lorarar.machine import machine_name
 from lorarar.toolchains import quiet_toolchains
@@ -388,7 +390,9 @@ def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) ->
     """Draw a grid of one image a prompt, and write the prompts as .json beside it."""
     prompts = sample_prompts(seed)
     seeds = range(seed, seed + len(prompts))
-    drawn = draw_captions(pipeline, prompts, seeds, STEPS[MINIATURE], GUIDANCE[MINIATURE], COLUMNS)
+    how = default_evaluation(MINIATURE)
+    sampling = Sampling(MINIATURE, how.steps, how.guidance, seed, guidance_rescale=how.guidance_rescale)
+    drawn = draw_captions(pipeline, prompts, seeds, sampling, COLUMNS)
     grid = sheet([np.stack([np.asarray(image) for image in drawn])], COLUMNS)
     with atomic_file(path) as temporary:
         grid.save(temporary, format="PNG")

@@ -25,7 +25,7 @@ from runtime_py.parity import (
     explain_nulls,
     worst_delta,
 )
-from runtime_py.pipeline import Inputs, NotFinite, Pipeline, Request
+from runtime_py.pipeline import GUIDANCE_RESCALE, Inputs, NotFinite, Pipeline, Request
 
 if TYPE_CHECKING:
     from runtime_py.bundle import Bundle
@@ -159,7 +159,8 @@ def check_pipeline(bundle: Bundle, on_text: OnText = lambda _: None) -> CheckRow
     stack = {name: value for name, value in inputs.items() if name == ROLES or name.startswith(ADAPTER)}
     # Of the first image alone, as diffusers' image has them for both prompts.
     blend = {name: value[0] for name, value in inputs.items() if name.startswith(COEFFICIENTS)}
-    request = Request(golden["prompt"], golden["seed"], golden["steps"], golden["guidance"])
+    told = {name: golden[name] for name in ("prompt", "seed", "steps", "guidance")}
+    request = Request(**told, guidance_rescale=float(golden.get(GUIDANCE_RESCALE, 0)))
     runners = _Watched(bundle)
     start = time.perf_counter()
     try:

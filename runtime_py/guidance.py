@@ -73,6 +73,21 @@ def at_step(blend: Blend, step: int, steps: int) -> Coefficients:
     return blend(step, steps) if callable(blend) else blend
 
 
+def rescaled(
+    guided: Float[np.ndarray, "images c h w"], told: Float[np.ndarray, "images c h w"], share: float
+) -> Float[np.ndarray, "images c h w"]:
+    """Bring guided predictions back to the spread of the prompt's own, by a share from 0 (not at all) to 1.
+
+    Guidance makes a prediction's numbers larger, and so colours too strong (arXiv 2305.08891, section 3.4).
+    """
+    if share == 0:
+        return guided
+    spreads = (each.std(axis=(1, 2, 3), dtype=np.float64, keepdims=True) for each in (told, guided))
+    own, larger = spreads
+    factor = share * np.divide(own, larger, out=np.ones_like(own), where=larger != 0) + (1 - share)
+    return guided * factor.astype(np.float32)
+
+
 class Guided:
     """The guided prediction of images of one prompt.
 
@@ -107,7 +122,8 @@ class Guided:
         if self.request.guidance == 1:
             return signed.sum(axis=1)
         without, told = predicted[:, 0], signed[:, 1:].sum(axis=1)
-        return without + np.float32(self.request.guidance) * (told - without)
+        guided = without + np.float32(self.request.guidance) * (told - without)
+        return rescaled(guided, told, self.request.guidance_rescale)
 
     def _run(
         self,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[int, int, Latents], None]
 """Called after each denoising step with the steps done, their number, and the latents."""
+GUIDANCE_RESCALE = "guidance_rescale"  # of a manifest; bundles from before it have none
 Pixels = UInt8[np.ndarray, "h w 3"]
 
 
@@ -47,6 +48,7 @@ class Request:
     negative: str | None = None  # None: what the base was made for, zeros or the empty prompt
     guidance_without_lora: bool = False  # what guidance compares with is predicted without LoRAs (ACFG)
     composed: ComposedStart | None = None  # the first steps with each LoRA alone
+    guidance_rescale: float = 0.0  # how much of what guidance adds to the spread is taken off, 0 to 1
 
     def __post_init__(self) -> None:
         if not (isinstance(self.seed, (int, np.integer)) and 0 <= self.seed <= MAX_SEED):
@@ -55,6 +57,8 @@ class Request:
             raise InputError(f"`steps` is {self.steps!r}; give a whole number of 1 or more")
         if not (isinstance(self.guidance, (int, float, np.number)) and 1 <= self.guidance < np.inf):
             raise InputError(f"`guidance` is {self.guidance!r}; give 1 (off) or more, 3 to 7 are usual")
+        if not (isinstance(self.guidance_rescale, (int, float, np.number)) and 0 <= self.guidance_rescale <= 1):
+            raise InputError(f"`guidance_rescale` is {self.guidance_rescale!r}; give 0 (off) to 1, 0.7 is usual")
         if self.negative is not None and self.guidance == 1:
             raise InputError("`negative` means nothing without guidance; give a `guidance` above 1, or leave it out")
         if self.guidance_without_lora and self.guidance == 1:
@@ -118,6 +122,7 @@ class Pipeline:
         negative: str | None = None,
         guidance_without_lora: bool = False,
         composed: ComposedStart | None = None,
+        guidance_rescale: float | None = None,
     ) -> Request:
         """Make a request with the bundle's own number where one is None.
 
@@ -125,7 +130,9 @@ class Pipeline:
         """
         steps = int(self.facts["steps"]) if steps is None else steps
         guidance = float(self.facts["guidance"]) if guidance is None else guidance
-        request = Request(prompt, seed, steps, guidance, negative, guidance_without_lora, composed)
+        if guidance_rescale is None:
+            guidance_rescale = float(self.facts.get(GUIDANCE_RESCALE, 0))
+        request = Request(prompt, seed, steps, guidance, negative, guidance_without_lora, composed, guidance_rescale)
         make_scheduler(self._schedule, request.steps)
         return request
 

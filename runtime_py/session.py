@@ -218,19 +218,20 @@ class Session:
         negative: str | None = None,
         guidance_without_lora: bool = False,
         composed: ComposedStart | None = None,
+        guidance_rescale: float | None = None,
         schedule: Schedule | None = None,
         on_step: OnStep = lambda *_: None,
     ) -> Image:
         """Draw an image: the base where no LoRA is loaded, else the base with the LoRAs.
 
-        LoRAs that were loaded and not merged yet are merged with `merge`'s defaults. `steps`, `guidance` and the
-        `negative` prompt are the bundle's own where they are None. With `guidance_without_lora` what guidance compares
-        with is predicted without LoRAs (CRAFT-LoRA's ACFG). With a start that is `composed`, each LoRA draws the first
-        steps alone and their answers are put together, which shows more of both and takes twice the passes meanwhile.
-        `schedule` gives strengths step by step, in the place of the merge's. `on_step(done, steps, latents)` is called
-        after each step, for progress and previews. The same seed gives the same image on every target, up to its
-        precision. Raises InputError for a number out of its range, a bundle that can't draw, and a composed start
-        without two LoRAs or of a prompt without its subject.
+        LoRAs that were loaded and not merged yet are merged with `merge`'s defaults. What is None is the bundle's own.
+        `guidance_rescale`, 0 to 1, takes that share of the spread off that guidance adds, and so of too strong colours.
+        With `guidance_without_lora` what guidance compares with is predicted without LoRAs (CRAFT-LoRA's ACFG). With a
+        start that is `composed`, each LoRA draws the first steps alone and their answers are put together, in twice the
+        passes. `schedule` gives strengths step by step, in the place of the merge's. `on_step(done, steps, latents)` is
+        called after each step, for progress and previews. The same seed gives the same image on every target, up to its
+        precision. Raises InputError for a number out of its range, a bundle that can't draw, a composed start without
+        two LoRAs or its subject.
         """
         from PIL import Image
 
@@ -242,6 +243,7 @@ class Session:
             negative=negative,
             guidance_without_lora=guidance_without_lora,
             composed=composed,
+            guidance_rescale=guidance_rescale,
         )
         return Image.fromarray(self.draw(request, schedule, on_step=on_step).image)
 

@@ -20,6 +20,8 @@ def add_drawing(parser: Parser) -> None:
     add("--prompt", required=True, help="what to draw, with the LoRAs' own words: a sks dog in watercolor style")
     add("--steps", type=int, metavar="N", help="denoising steps (default: the bundle's)")
     add("--guidance", type=float, metavar="G", help="classifier-free guidance, 1 is off (default: the bundle's)")
+    rescale = "take off this share of what guidance adds to the spread, 0 to 1: colours burn out less"
+    add("--guidance-rescale", type=float, metavar="X", help=f"{rescale} (default: the bundle's)")
     without = "guidance compares with a prediction without LoRAs (asymmetric guidance)"
     add("--guidance-without-lora", action="store_true", help=without)
     start = "composed start: the first steps with each LoRA alone, their answers put together; often shows more of both"
@@ -40,6 +42,7 @@ def request_of(args: argparse.Namespace, pipeline: Pipeline, negative: str | Non
         negative=negative,
         guidance_without_lora=args.guidance_without_lora,
         composed=_composed(args),
+        guidance_rescale=args.guidance_rescale,
     )
 
 

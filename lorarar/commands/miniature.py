@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from lorarar.base.names import GUIDANCE, MINIATURE, MINIATURE_FOLDER, STEPS
+from lorarar.base.names import GUIDANCE, GUIDANCE_RESCALE, MINIATURE, MINIATURE_FOLDER, STEPS
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_table, progress
 from lorarar.errors import InputError
@@ -81,6 +81,9 @@ def _add_report(made: argparse.ArgumentParser) -> None:
     )
     guidance = GUIDANCE[MINIATURE]
     add("--guidance", type=float, default=guidance, metavar="G", help=f"classifier-free (default {guidance:g})")
+    rescale = GUIDANCE_RESCALE[MINIATURE]
+    told = f"the share of what guidance adds to the spread that is taken off (default {rescale:g})"
+    add("--guidance-rescale", type=float, default=rescale, metavar="X", help=told)
     add("--seed", type=int, default=0, metavar="N", help="seed of the captions and the noise (default 0)")
 
 
@@ -165,7 +168,13 @@ def _pairs(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     check_at_least(1, samples=args.samples)
-    drawing = EvaluationSettings(images=args.images, steps=args.steps, guidance=args.guidance, seed=args.seed)
+    drawing = EvaluationSettings(
+        images=args.images,
+        steps=args.steps,
+        guidance=args.guidance,
+        guidance_rescale=args.guidance_rescale,
+        seed=args.seed,
+    )
     _check_pipeline(args.base)
     check_folder(args.out, SHEET, REPORT)
     require_torch()

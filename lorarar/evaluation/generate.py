@@ -42,6 +42,7 @@ class Sampling:
     guidance: float  # classifier-free guidance; 1 turns it off
     seed: int
     dtype: str = "fp32"
+    guidance_rescale: float = 0.0  # the share of what guidance adds to the spread that is taken off
 
 
 @dataclass
@@ -87,6 +88,7 @@ class Sampler:
                 prompt=[prompt] * len(seeds),
                 num_inference_steps=self.sampling.steps,
                 guidance_scale=self.sampling.guidance,
+                guidance_rescale=self.sampling.guidance_rescale,
                 generator=generators,
                 callback_on_step_end=before_next,
             ).images

@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 MAX_JSON = 256 << 20  # bytes; 25 pairs × 8 methods × 10 images take under 2 MiB
 # Settings of runs that can be pooled; and what methods may differ in, since it follows from a training or its seed.
 _OF_DATA = ("base", "base_digest", "dataset", "files_digest", "split", "part")
-_SAME = (*_OF_DATA, "images", "steps", "guidance", "dtype", "embedder")
+_SAME = (*_OF_DATA, "images", "steps", "guidance", "guidance_rescale", "dtype", "embedder")
 _OF_A_SEED = ("hypernet", "constants", "seed")
 CONTROLS = ("subject_swapped", "style_swapped", "style_image_swapped")
 

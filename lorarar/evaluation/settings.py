@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorarar.base.names import GUIDANCE, PAPER_GUIDANCE, PAPER_STEPS, STEPS
-from lorarar.composed import COMPOSED_SHARE, check_share
-from lorarar.settings import check_at_least, check_from, check_seed, setting, use_plain_numbers
+from lorarar.base.names import GUIDANCE, GUIDANCE_RESCALE, PAPER_GUIDANCE, PAPER_RESCALE, PAPER_STEPS, STEPS
+from lorarar.composed import COMPOSED_SHARE, check_composed_share
+from lorarar.settings import check_at_least, check_from, check_seed, check_share, setting, use_plain_numbers
 from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.settings import LoraSettings, default_settings
 
@@ -18,6 +18,9 @@ class EvaluationSettings:
     images: int = setting(10, "images a pair", metavar="N")
     steps: int = setting(PAPER_STEPS, "denoising steps", metavar="N")
     guidance: float = setting(PAPER_GUIDANCE, "classifier-free guidance; 1 turns it off", metavar="G")
+    guidance_rescale: float = setting(
+        PAPER_RESCALE, "the share of what guidance adds to the spread that is taken off, 0 to 1", metavar="X"
+    )
     seed: int = setting(0, "seed of the noise, of random merges and of the intervals", metavar="N")
     batch: int = setting(5, "images drawn, or questions asked, at once", metavar="N")
     zip_steps: int = setting(ZipSettings().steps, "ziplora: optimizer steps for each pair", metavar="N")
@@ -32,8 +35,9 @@ class EvaluationSettings:
         check_at_least(1, images=self.images, steps=self.steps, batch=self.batch)
         check_at_least(1, zip_steps=self.zip_steps, joint_steps=self.joint_steps)
         check_seed(self.seed)
-        check_share(self.composed_share)
+        check_composed_share(self.composed_share)
         check_from(1, guidance=self.guidance)
+        check_share(guidance_rescale=self.guidance_rescale)
 
 
 def default_evaluation(base: str) -> EvaluationSettings:
@@ -41,5 +45,6 @@ def default_evaluation(base: str) -> EvaluationSettings:
     return EvaluationSettings(
         steps=STEPS.get(base, PAPER_STEPS),
         guidance=GUIDANCE.get(base, PAPER_GUIDANCE),
+        guidance_rescale=GUIDANCE_RESCALE.get(base, PAPER_RESCALE),
         joint_steps=default_settings(base).steps,
     )

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def arguments(world: Path, output: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def bench(world: Path) -> tuple[Sampler, Workbench]:
-    sampler = Sampler.load(Sampling(str(world / "base"), steps=3, guidance=3.0, seed=1), "cpu", batch=2)
+    sampler = Sampler.load(Sampling(str(world / "base"), steps=3, guidance=3.0, seed=1, guidance_rescale=0.5), "cpu", 2)
     layout = unet_layout(sampler.pipeline.unet, "tiny")
     settings = LoraSettings(rank=2, steps=1)
     return sampler, Workbench(
@@ -106,8 +107,7 @@ def test_the_whole_flow(world: Path, tmp_path: Path, judge: ScriptedJudge, capsy
         assert pair.merges["learned"].parameters == sum(
             tensor.numel() for tensor in Hypernetwork(HypernetConfig((32, 48), hidden=8)).parameters()
         )
-    shown = capsys.readouterr().out
-    assert "LoRA.rar" in shown
+    assert "LoRA.rar" in (shown := capsys.readouterr().out)
     assert "average case" in shown
     written = {path.name for path in tmp_path.iterdir()}
     assert {"results.json", "tables.md", "table_1.csv", "table_a3.csv", "controls.csv", "grid_methods.png"} <= written
@@ -255,8 +255,7 @@ def test_methods_that_train(method: str, world: Path, tmp_path: Path, judge: Scr
     steps = {"joint": "--joint-steps", "ziplora": "--zip-steps"}[method]
     main(arguments(world, tmp_path, "--methods", method, steps, "1", "--part", "validation"))
     facts = read_results(tmp_path).pairs[0].merges[method]
-    assert facts.parameters > 0
-    assert facts.seconds > 0
+    assert min(facts.parameters, facts.seconds) > 0
 
 
 def test_images_are_the_pipelines_own(bench: tuple[Sampler, Workbench]) -> None:
@@ -268,6 +267,7 @@ def test_images_are_the_pipelines_own(bench: tuple[Sampler, Workbench]) -> None:
             "a sks dog",
             num_inference_steps=3,
             guidance_scale=3.0,
+            guidance_rescale=0.5,
             generator=torch.Generator("cpu").manual_seed(seeds[2]),
         ).images[0]
     difference = np.abs(np.asarray(drawn[2], np.int16) - np.asarray(plain, np.int16))
@@ -392,9 +392,9 @@ def test_a_single_image_of_the_dataset_is_unreadable(world: Path, tmp_path: Path
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-@pytest.mark.parametrize(("base", "expected"), [("miniature", (25, 2.0, 300)), ("sdxl-folder", (50, 5.0, 1000))])
-def test_sampling_is_the_base_s_own_unless_it_is_given(base: str, expected: tuple[int, float, int]) -> None:
-    settings = default_evaluation(base)
-    assert (settings.steps, settings.guidance, settings.joint_steps) == expected
-    settings = given_settings(parser().parse_args(["--steps", "7", "--guidance", "3.5"]), settings)
-    assert (settings.steps, settings.guidance, settings.joint_steps) == (7, 3.5, expected[2])
+@pytest.mark.parametrize(("base", "own"), [("miniature", (25, 2.5, 0.7, 300)), ("sdxl-folder", (50, 5.0, 0.0, 1000))])
+def test_sampling_is_the_base_s_own_unless_it_is_given(base: str, own: tuple[int, float, float, int]) -> None:
+    expected = default_evaluation(base)
+    assert (expected.steps, expected.guidance, expected.guidance_rescale, expected.joint_steps) == own
+    given = parser().parse_args(["--steps", "7", "--guidance", "3.5", "--guidance-rescale", "0.2"])
+    assert given_settings(given, expected) == replace(expected, steps=7, guidance=3.5, guidance_rescale=0.2)

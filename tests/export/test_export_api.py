@@ -141,13 +141,14 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
     "two hypernetworks": (lambda: export.hypernet(target="onnx", hypernet="h", untrained=True), "`hypernet`.*exclude"),
     "steps": (lambda: options(steps=0), "`steps` is 0"),
     "no guidance": (lambda: options(guidance=0.5), "`guidance` is 0.5"),
+    "no share": (lambda: options(rescale=1.5), "`guidance_rescale` is 1.5; give a number from 0 to 1"),
 }
 
 
-def options(steps: int = 4, guidance: float = 2.0) -> PipelineOptions:
+def options(steps: int = 4, guidance: float = 2.0, rescale: float = 0.0) -> PipelineOptions:
     from export.graph import ImageSize
 
-    return PipelineOptions("onnx", "fp32", 4, ImageSize(32, 8, 1), steps, guidance)
+    return PipelineOptions("onnx", "fp32", 4, ImageSize(32, 8, 1), steps, guidance, rescale)
 
 
 @pytest.mark.parametrize("what", REFUSALS)

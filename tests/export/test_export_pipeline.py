@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,13 @@ def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
     session.load(loras)
     session.merge("learned")
     write_lora(session.merged().lora, tmp_path / "merged.safetensors")
-    request = Request("a sks dog", seed=3, steps=4, guidance=3.5)
+    request = Request("a sks dog", seed=3, steps=4, guidance=3.5, guidance_rescale=0.6)  # the bundle's own numbers
     want = drawn_by_diffusers(shallow_pipeline, tmp_path / "merged.safetensors", request)
     base = drawn_by_diffusers(shallow_pipeline, None, request)
+    burnt = drawn_by_diffusers(
+        shallow_pipeline, tmp_path / "merged.safetensors", replace(request, guidance_rescale=0.0)
+    )
+    assert psnr_db(want, burnt) < 38, "and so must the rescaling"
     assert psnr_db(want, base) < 25, "the LoRAs must change the image, or the comparison says nothing"
     # A byte's rounding alone is 59 dB.
     assert psnr_db(want, have) > {"fp32": 55, "fp16": 38}[precision]
@@ -241,6 +246,8 @@ def test_a_pipeline_whose_parts_do_not_fit_is_refused(
         lambda m: m["pipeline"].update(negative="empty"),
         lambda m: m["pipeline"]["golden"].update(seed=2),
         lambda m: m["pipeline"]["golden"].update(guidance=4.1),
+        lambda m: m["pipeline"]["golden"].update(guidance_rescale=0.5),
+        lambda m: m["pipeline"]["golden"].pop("guidance_rescale"),
         lambda m: m["components"]["unet"]["golden"]["inputs"]["adapter_qo_32x32_down"].update(seed=999),
     ],
 )

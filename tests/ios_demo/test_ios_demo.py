@@ -41,7 +41,7 @@ from runtime_py.session import Session
 
 pytestmark = pytest.mark.apps
 
-REQUEST = Request("a sks teapot in oil painting style", seed=7, steps=4, guidance=2.0)
+REQUEST = Request("a sks teapot in oil painting style", seed=7, steps=4, guidance=2.0, guidance_rescale=0.6)
 STRENGTHS = (1.2, 0.8, -0.5)
 # Of two runs of one graph in one runtime on one computer: nothing but the order of a sum may differ.
 SAME_GRAPH = Tolerance(psnr_db=120.0, max_error=1e-5)
@@ -258,6 +258,7 @@ def assert_image_is_pythons(
     loras = [path for path in given if isinstance(path, Path)]
     expected = (chosen(bundle, loras) if loras else bundle.session()).draw(request)
     numbers = ["--seed", request.seed, "--steps", request.steps, "--guidance", request.guidance]
+    numbers += ["--guidance-rescale", request.guidance_rescale]
     ran = tool(products, "generate", folder, "--prompt", request.prompt, *numbers, *given, "-o", output)
     assert ran.code == 0, ran.err
     found = load_file(output)

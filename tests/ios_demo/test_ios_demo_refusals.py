@@ -155,6 +155,7 @@ def test_a_lora_of_another_base_is_refused(products: Path) -> None:
     [
         (["generate", "--steps", "0", "--prompt", "x"], "0 steps are not possible; valid are 1 to 1000"),
         (["generate", "--guidance", "0.5", "--prompt", "x"], "guidance 0.5 is not possible; give 1 (off) or more"),
+        (["generate", "--guidance-rescale", "1.5", "--prompt", "x"], "guidance rescale of 1.5 is not possible"),
         (["generate", "--guidance", "1", "--negative", "b", "--prompt", "x"], "negative prompt means nothing without"),
         (["generate"], "give --prompt P"),
         (["benchmark", "--component", "nose"], "the bundle has no nose, only hypernet"),

@@ -58,7 +58,8 @@ def test_numbers_that_are_left_out_are_the_bundles(folder: Path, opened: list[st
     session = Bundle.open(folder).session()
     session.generate("a dog", on_step=lambda done, all_, latents: steps.append((done, all_, latents.shape)))
     assert steps == [(i, 5, (1, 4, 2, 2)) for i in range(1, 6)]
-    assert session.pipeline.request("a dog").guidance == 3.0
+    request = session.pipeline.request("a dog")
+    assert (request.guidance, request.guidance_rescale) == (3.0, 0), "a bundle from before rescaling has none"
     np.testing.assert_array_equal(pixels(session), pixels(session, guidance=3.0))
     assert not np.array_equal(pixels(session), pixels(session, guidance=4.0))
     assert not np.array_equal(pixels(session), pixels(session, seed=1))

@@ -48,6 +48,7 @@ def drawn_by_diffusers(
             negative_prompt=negative,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
+            guidance_rescale=request.guidance_rescale,
             latents=torch.from_numpy(normal_noise((1, 4, 8, 8), request.seed)),
             output_type="np",
             callback_on_step_end=before_next,
@@ -125,6 +126,7 @@ def drawn_step_by_step(
             negative_prompt=request.negative,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
+            guidance_rescale=request.guidance_rescale,
             latents=torch.from_numpy(normal_noise((1, 4, 8, 8), request.seed)),
             output_type="np",
         ).images[0]

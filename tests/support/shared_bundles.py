@@ -64,7 +64,14 @@ class SharedPipelines(dict[str, Bundle]):
         target, _, text = name.partition("+")
         require_target(target)
         hypernet = self.made_once("pipeline-hypernet", self._save_hypernet) / "hypernet.safetensors"
-        given = {"hypernet": hypernet, "rank": RANK, "steps": 4, "guidance": 3.5, "text_adapters": bool(text)}
+        given = {
+            "hypernet": hypernet,
+            "rank": RANK,
+            "steps": 4,
+            "guidance": 3.5,
+            "guidance_rescale": 0.6,
+            "text_adapters": bool(text),
+        }
         given |= {"soc": soc_of(target)}
         made = self.made_once(f"pipeline/{name}", lambda out: pipeline(self.base, target=target, out=out, **given))
         self[name] = Bundle.open(made)

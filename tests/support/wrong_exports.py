@@ -33,6 +33,7 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("`batch` is 2.0", export.unet, {"batch": 2.0}),
     ("`steps` is '2'", export.pipeline, {"steps": "2"}),
     ("`guidance` is '2'", export.pipeline, {"guidance": "2"}),
+    ("`guidance_rescale` is '1'", export.pipeline, {"guidance_rescale": "1"}),
     ("`vae_tile` is '64'", export.pipeline, {"vae_tile": "64"}),
     ("5: no such folder", export.pipeline, {"tiny_vae": 5}),
 ]

@@ -75,6 +75,9 @@ def wrong(session: Session) -> dict[str, Any]:
             for given in (1.5, "1", None, -1, 2**64)
         ],
         "`guidance` is": [lambda given=given: ask("a", guidance=given) for given in ("3", [3], 0.5, float("nan"))],
+        "`guidance_rescale` is": [
+            lambda given=given: ask("a", guidance_rescale=given) for given in ("1", [0.5], -0.1, 1.1, float("nan"))
+        ],
         "`prompt` is": [lambda given=given: ask(given) for given in (None, 1, b"a", "\ud800")],
         "`negative` is": [lambda given=given: ask("a", negative=given) for given in (1, b"a", "\ud800")],
         "`guidance_without_lora` means nothing": [lambda: ask("a", guidance=1.0, guidance_without_lora=True)],

@@ -39,7 +39,10 @@ GOLDEN_HYPERNET = golden.FOLDER.parent / "hypernet"
 LORAS = ROOT / "models" / "miniature" / "dataset" / "loras"
 # What is drawn, and with which LoRAs; `beyond` has layers outside the UNet's attention alone.
 DRAWN = (
-    (Request("a sks teapot in oil painting style", seed=7, steps=6, guidance=2.0), ("content", "style")),
+    (
+        Request("a sks teapot in oil painting style", seed=7, steps=6, guidance=2.0, guidance_rescale=0.7),
+        ("content", "style"),
+    ),
     (Request("a dog", seed=1, steps=3, guidance=1.0), ()),
     (Request("a cat", seed=4_000_000_000, steps=3, guidance=3.0, negative="a red dog"), ("content", "style")),
     (Request("a sks teapot", seed=2, steps=3, guidance=3.0, guidance_without_lora=True), ("content", "style")),
@@ -50,7 +53,7 @@ DRAWN = (
     ),
     (
         replace(
-            Request("a sks teapot in oil painting style", 5, 4, 2.0, guidance_without_lora=True),
+            Request("a sks teapot in oil painting style", 5, 4, 2.0, guidance_without_lora=True, guidance_rescale=0.5),
             composed=ComposedStart("a sks teapot", "a teapot"),
         ),
         ("content", "style"),

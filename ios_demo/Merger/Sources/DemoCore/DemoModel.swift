@@ -103,6 +103,7 @@ public final class DemoModel {
             if manifest?.pipeline != nil {
                 let usual = try await engine.defaults("")
                 (request.steps, request.guidance) = (usual.steps, usual.guidance)
+                request.guidanceRescale = usual.guidanceRescale
             }
             if isOwn { useOwnWords() }
             stage = .ready

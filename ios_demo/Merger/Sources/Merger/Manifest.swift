@@ -130,6 +130,7 @@ public struct GoldenImage: Equatable, Sendable {
     public let seed: UInt32
     public let steps: Int
     public let guidance: Double
+    public let guidanceRescale: Double
     public let tolerance: Tolerance
 }
 
@@ -153,6 +154,7 @@ public struct PipelineFacts: Equatable, Sendable {
     public let pixels: Int  // of the image's side
     public let steps: Int
     public let guidance: Double
+    public let guidanceRescale: Double  // 0 where a bundle says nothing of it
     public let negative: Negative
     public let scheduler: SchedulerSettings
     /// In the order in which their hidden states are joined; the last one gives text_embeds.

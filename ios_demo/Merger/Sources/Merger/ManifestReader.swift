@@ -200,11 +200,14 @@ enum PipelineReader {
     private static let maxTokenizerBytes = 16 << 20
 
     static func facts(_ node: JsonNode) throws -> PipelineFacts {
-        _ = try node.object(["pixels", "steps", "guidance", "negative", "scheduler", "noise", "tokenizers", "golden"])
+        _ = try node.object(
+            ["pixels", "steps", "guidance", "negative", "scheduler", "noise", "tokenizers", "golden"],
+            optional: ["guidance_rescale"])
         _ = try ManifestReader.named(node["noise"], Noise.name)
         return PipelineFacts(
             pixels: try node["pixels"].integer(8...4096), steps: try node["steps"].integer(1...1000),
             guidance: try node["guidance"].number(Sentence("1 or more")) { $0 >= 1 },
+            guidanceRescale: try rescale(node),
             negative: try node["negative"].oneOf(PipelineFacts.Negative.self),
             scheduler: try scheduler(node["scheduler"]), tokenizers: try tokenizers(node["tokenizers"]),
             golden: try goldenImage(node["golden"]))
@@ -250,14 +253,18 @@ enum PipelineReader {
     }
 
     private static func goldenImage(_ node: JsonNode) throws -> GoldenImage {
-        _ = try node.object([
-            "file", "bytes", "sha256", "prompt", "seed", "steps", "guidance", "tolerance", "parity",
-        ])
+        _ = try node.object(
+            ["file", "bytes", "sha256", "prompt", "seed", "steps", "guidance", "tolerance", "parity"],
+            optional: ["guidance_rescale"])
         try ManifestReader.parity(node["parity"])
         return GoldenImage(
             file: try ManifestReader.file(node, most: ManifestReader.maxGoldenBytes), prompt: try node["prompt"].text(),
             seed: UInt32(try node["seed"].integer(0...Int(UInt32.max))), steps: try node["steps"].integer(1...1000),
             guidance: try node["guidance"].number(Sentence("1 or more")) { $0 >= 1 },
-            tolerance: try ManifestReader.tolerance(node["tolerance"]))
+            guidanceRescale: try rescale(node), tolerance: try ManifestReader.tolerance(node["tolerance"]))
+    }
+
+    private static func rescale(_ node: JsonNode) throws -> Double {
+        try node.optional("guidance_rescale")?.number(Sentence("0 to 1")) { (0...1).contains($0) } ?? 0
     }
 }

@@ -9,6 +9,7 @@ public struct Request: Equatable, Sendable {
     public var negative: String?  // nil: what the base was made for, zeros or the empty prompt
     public var guidanceWithoutLora = false  // what guidance compares with is predicted without LoRAs (ACFG)
     public var composed: ComposedStart?  // the first steps with each LoRA alone
+    public var guidanceRescale = 0.0  // how much of what guidance adds to the spread is taken off, 0 to 1
 
     public init(prompt: String, seed: UInt32 = 0, steps: Int, guidance: Double, negative: String? = nil) {
         self.prompt = prompt
@@ -53,7 +54,9 @@ public struct Pipeline {
 
     /// The bundle's own steps and guidance.
     public func defaults(_ prompt: String, seed: UInt32 = 0) -> Request {
-        Request(prompt: prompt, seed: seed, steps: facts.steps, guidance: facts.guidance)
+        var request = Request(prompt: prompt, seed: seed, steps: facts.steps, guidance: facts.guidance)
+        request.guidanceRescale = facts.guidanceRescale
+        return request
     }
 
     /// One image. Throws InputError for a request that can't be drawn, or an image that is not finite.
@@ -62,6 +65,9 @@ public struct Pipeline {
     ) throws -> Drawn {
         guard request.guidance.isFinite, request.guidance >= 1 else {
             throw InputError("guidance \(request.guidance) is not possible; give 1 (off) or more, 3 to 7 are usual")
+        }
+        guard (0...1).contains(request.guidanceRescale) else {
+            throw InputError("a guidance rescale of \(request.guidanceRescale) is not possible; give 0 (off) to 1")
         }
         if request.negative != nil, request.guidance == 1 {
             throw InputError(
@@ -190,7 +196,23 @@ private struct GuidedStep {
         }
         guard first == 1 else { return said }
         let guidance = Float(request.guidance)
-        return zip(predicted[0], said).map { without, told in without + guidance * (told - without) }
+        let guided = zip(predicted[0], said).map { without, told in without + guidance * (told - without) }
+        return Self.rescaled(guided, said, share: request.guidanceRescale)
+    }
+
+    /// Brings a guided prediction back to the spread of the prompt's own, by a share from 0 to 1. Guidance makes its
+    /// numbers larger, and so colours too strong (arXiv 2305.08891, section 3.4).
+    private static func rescaled(_ guided: [Float], _ told: [Float], share: Double) -> [Float] {
+        let larger = spread(guided)
+        guard share > 0, larger > 0 else { return guided }
+        let factor = Float(share * spread(told) / larger + (1 - share))
+        return guided.map { $0 * factor }
+    }
+
+    private static func spread(_ values: [Float]) -> Double {
+        let mean = values.reduce(0.0) { $0 + Double($1) } / Double(values.count)
+        let squares = values.reduce(0.0) { $0 + (Double($1) - mean) * (Double($1) - mean) }
+        return (squares / Double(values.count)).squareRoot()
     }
 
     private func run(_ sample: [Float], _ time: Float, _ told: [String: Tensor]) throws -> [[Float]] {

@@ -9,7 +9,7 @@ struct Arguments {
     private let inputs: ArraySlice<String>  // all words but the command
 
     private static let known: Set<String> = [
-        "--strengths", "--prompt", "--steps", "--guidance", "--seed", "--negative", "-o", "--component", "--runs",
+        "--strengths", "--prompt", "--steps", "--guidance", "--guidance-rescale", "--seed", "--negative", "-o", "--component", "--runs",
         "--warmup", "--threads", "--units", "--library", "--cache", "--subject", "--subject-class", "--composed-share",
     ]
     private static let knownFlags: Set<String> = ["--guidance-without-lora"]

@@ -61,6 +61,7 @@ func generate(_ arguments: inout Arguments) async throws -> Int32 {
     var request = try await engine.defaults(prompt, seed: arguments.number("--seed") ?? 0)
     request.steps = try arguments.number("--steps") ?? request.steps
     request.guidance = try arguments.number("--guidance") ?? request.guidance
+    request.guidanceRescale = try arguments.number("--guidance-rescale") ?? request.guidanceRescale
     request.negative = arguments.text("--negative")
     request.guidanceWithoutLora = arguments.has("--guidance-without-lora")
     request.composed = composed

@@ -1,5 +1,7 @@
 package org.lorarar.merger
 
+import kotlin.math.sqrt
+
 /** What the UNet is told of a prompt. */
 internal class Row(val states: FloatArray, val pooled: FloatArray)
 
@@ -109,6 +111,22 @@ private fun batched(spec: TensorSpec, rows: List<FloatArray?>): Tensor {
     return tensor
 }
 
+/**
+ * A guided prediction, brought back to the spread of the prompt's own by a share from 0 to 1. Guidance makes its numbers
+ * larger, and so colours too strong (arXiv 2305.08891, section 3.4).
+ */
+internal fun rescaled(guided: FloatArray, told: FloatArray, share: Float): FloatArray {
+    val larger = spread(guided)
+    if (share == 0f || larger == 0.0) return guided
+    val factor = (share * spread(told) / larger + (1 - share.toDouble())).toFloat()
+    return FloatArray(guided.size) { guided[it] * factor }
+}
+
+private fun spread(values: FloatArray): Double {
+    val mean = values.average()
+    return sqrt(values.sumOf { (it - mean) * (it - mean) } / values.size)
+}
+
 /** The UNet's guided prediction. A UNet of batch 1 is run once for each row. */
 internal class Step(
     private val runtime: Runtime,
@@ -139,7 +157,8 @@ internal class Step(
         if (request.guidance == 1f) return sum(predicted, signs)
         val without = predicted.first()
         val said = sum(predicted.drop(1), signs.drop(1))
-        return FloatArray(elements) { without[it] + request.guidance * (said[it] - without[it]) }
+        val guided = FloatArray(elements) { without[it] + request.guidance * (said[it] - without[it]) }
+        return rescaled(guided, said, request.guidanceRescale)
     }
 
     private fun sum(rows: List<FloatArray>, signs: List<Float>): FloatArray =

@@ -13,12 +13,17 @@ class Request(
     val guidanceWithoutLora: Boolean = false,
     /** The first steps with each LoRA alone; null: all with the merge. */
     val composed: ComposedStart? = null,
+    /** How much of what guidance adds to the spread is taken off, 0 to 1. */
+    val guidanceRescale: Float = 0f,
 ) {
     /** InputError for numbers that are not possible. */
     fun check() {
         if (seed !in 0..Noise.MAX_SEED) throw InputError("the seed %s is out of range; valid are 0 to %s", seed, Noise.MAX_SEED)
         if (!guidance.isFinite() || guidance < 1) {
             throw InputError("a guidance of %s is not possible; give 1 (off) or more, 3 to 7 are usual", guidance)
+        }
+        if (guidanceRescale !in 0f..1f) {
+            throw InputError("a guidance rescale of %s is not possible; give 0 (off) to 1", guidanceRescale)
         }
         if (negative != null && guidance == 1f) {
             throw InputError("a negative prompt means nothing without guidance; give a guidance above 1, or leave it out")
@@ -29,8 +34,10 @@ class Request(
     companion object {
         /** What a screen asks for, with the bundle's own guidance. */
         fun of(bundle: Bundle, wanted: Command.Draw): Request {
-            val guidance = Drawing.facts(bundle).guidance
-            return with(wanted) { Request(prompt, seed, steps, guidance, null, guidanceWithoutLora, composed) }
+            val facts = Drawing.facts(bundle)
+            return with(wanted) {
+                Request(prompt, seed, steps, facts.guidance, null, guidanceWithoutLora, composed, facts.guidanceRescale)
+            }
         }
     }
 }

@@ -109,6 +109,8 @@ class PipelineFacts private constructor(
     val pixels: Int,
     val steps: Int,
     val guidance: Float,
+    /** 0 where a bundle says nothing of it. */
+    val guidanceRescale: Float,
     /** What guidance compares with: zero embeddings, or the empty prompt's. */
     val isNegativeZeros: Boolean,
     val scheduler: SchedulerSettings,
@@ -117,7 +119,7 @@ class PipelineFacts private constructor(
 ) {
     companion object {
         fun of(json: Map<String, Any?>) = PipelineFacts(
-            json.whole("pixels").toInt(), json.whole("steps").toInt(), json.number("guidance").toFloat(),
+            json.whole("pixels").toInt(), json.whole("steps").toInt(), json.number("guidance").toFloat(), json.rescale(),
             json.text("negative") == "zeros", SchedulerSettings.of(json.child("scheduler")),
             json.objects("tokenizers").mapValues { TokenizerEntry.of(it.value) }, GoldenImage.of(json.child("golden")),
         )
@@ -139,11 +141,14 @@ class GoldenImage(val file: FileEntry, val request: Request, val tolerance: Tole
     companion object {
         fun of(json: Map<String, Any?>): GoldenImage {
             val (steps, guidance) = json.whole("steps").toInt() to json.number("guidance").toFloat()
-            val request = Request(json.text("prompt"), json.whole("seed"), steps, guidance)
+            val request =
+                Request(json.text("prompt"), json.whole("seed"), steps, guidance, guidanceRescale = json.rescale())
             return GoldenImage(FileEntry.of(json), request, Tolerance.of(json.child("tolerance")))
         }
     }
 }
+
+private fun Map<String, Any?>.rescale(): Float = (get("guidance_rescale") as Number?)?.toFloat() ?: 0f
 
 /** A map whose values are objects. */
 private fun Map<String, Any?>.objects(key: String): Map<String, Map<String, Any?>> =

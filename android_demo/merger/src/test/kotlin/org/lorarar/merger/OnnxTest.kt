@@ -180,6 +180,8 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
         assertTrue("seed" in refusal { pipeline.generate(Request("a", -1, 4, 1f), go) })
         assertTrue("guidance" in refusal { pipeline.generate(Request("a", 0, 4, 0.5f), go) })
         assertTrue("guidance" in refusal { pipeline.generate(Request("a", 0, 4, Float.NaN), go) })
+        val rescaled = Request("a", 0, 4, 2f, guidanceRescale = 1.5f)
+        assertTrue("guidance rescale of 1.5" in refusal { pipeline.generate(rescaled, go) })
         assertTrue("negative" in refusal { pipeline.generate(Request("a", 0, 4, 1f, negative = "b"), go) })
         val composed = Request("a sks b", 0, 4, 1f, composed = ComposedStart("sks b", "b"))
         assertTrue("two LoRAs" in refusal { pipeline.generate(composed, go) })

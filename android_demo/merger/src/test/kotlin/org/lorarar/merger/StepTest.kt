@@ -72,6 +72,16 @@ class StepTest {
     }
 
     @Test
+    fun aRescaledPredictionHasLessOfTheSpreadThatGuidanceAdds() {
+        val (guided, told) = floatArrayOf(0f, 4f) to floatArrayOf(1f, 3f)
+        // A spread of 2 and of 1: half of the way from 2 to 1 is 1.5, three quarters of it.
+        assertArrayEquals(floatArrayOf(0f, 3f), rescaled(guided, told, 0.5f), 0f)
+        assertArrayEquals(floatArrayOf(0f, 2f), rescaled(guided, told, 1f), 0f)
+        assertArrayEquals(guided, rescaled(guided, told, 0f), 0f)
+        assertArrayEquals(floatArrayOf(5f, 5f), rescaled(floatArrayOf(5f, 5f), told, 1f), 0f)
+    }
+
+    @Test
     fun bothRowsHaveTheCoefficientsUnlessGuidanceIsWithoutThem() {
         for (batch in 1..2) {
             // 1 + 5 and 3 + 5: 6 + 4 · (8 − 6) = 14; without LoRAs 1 + 4 · (8 − 1) = 29.

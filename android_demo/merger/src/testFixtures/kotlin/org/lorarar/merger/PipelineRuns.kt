@@ -148,7 +148,7 @@ abstract class PipelineRuns(
         return Request(
             facts.text("prompt"), facts.whole("seed"), facts.whole("steps").toInt(), facts.number("guidance").toFloat(),
             facts["negative"] as String?, facts.getValue("guidance_without_lora") as Boolean,
-            facts["composed"].asObject()?.let { composed(it) },
+            facts["composed"].asObject()?.let { composed(it) }, facts.number("guidance_rescale").toFloat(),
         )
     }
 
