@@ -181,9 +181,7 @@ def pipeline(
     the base's own. The other parameters are described in `export.api`.
     """
     precision = _offered(out, target, "unet", precision, soc, vae_precision)
-    name = base_name(base)
-    guidance = GUIDANCE.get(name, PAPER_GUIDANCE) if guidance is None else guidance
-    rescale = GUIDANCE_RESCALE.get(name, PAPER_RESCALE) if guidance_rescale is None else guidance_rescale
+    guidance, rescale = _guided(base_name(base), guidance, guidance_rescale)
     require_start(steps, guidance, rescale)
     tiny = None if tiny_vae is None else open_tiny_vae(str(tiny_vae))
     rank = chosen_rank(base, rank, loras)
@@ -198,6 +196,12 @@ def pipeline(
     options = PipelineOptions(target, precision, rank, size, steps, guidance, loras=loras, soc=soc, unchecked=unchecked)
     options = replace(options, guidance_rescale=rescale, vae_precision=vae_precision, vae_tile=vae_tile)
     return write_pipeline(source, options, _folder(out, layout.base, options), on_progress)
+
+
+def _guided(base: str, guidance: float | None, rescale: float | None) -> tuple[float, float]:
+    """Fill in a base's own guidance and how much of it is rescaled, where they are None."""
+    guidance = GUIDANCE.get(base, PAPER_GUIDANCE) if guidance is None else guidance
+    return guidance, GUIDANCE_RESCALE.get(base, PAPER_RESCALE) if rescale is None else rescale
 
 
 def _offered(

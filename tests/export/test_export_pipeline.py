@@ -22,7 +22,6 @@ from tiny_world import soc_of
 
 from export.bundle import write_component
 from export.components.text_encoders import text_graph
-from export.golden import write_golden_image
 from export.graph import ImageSize
 from export.options import PipelineOptions, Source, UNetOptions
 from export.targets import TARGETS, bundle_folder, default_targets, find_target
@@ -94,22 +93,6 @@ def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
     assert psnr_db(want, base) < 25, "the LoRAs must change the image, or the comparison says nothing"
     # A byte's rounding alone is 59 dB.
     assert psnr_db(want, have) > {"fp32": 55, "fp16": 38}[precision]
-
-
-def test_the_golden_image_of_weights_in_half_precision_is_that_of_the_same_weights_in_fp32(
-    shallow_pipeline: Path, tmp_path: Path
-) -> None:
-    layout = load_layout(str(shallow_pipeline))
-    pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
-    images = []
-    for name, narrow in (("half", True), ("full", False)):
-        unet = pipeline.unet.half() if narrow else pipeline.unet.float()
-        write_golden_image(pipeline, layout, StackSize(2, 2 * RANK), SMALL, tmp_path / name, SMALL.latent)
-        images.append(load_file(tmp_path / name))
-        assert not any("lora" in key for key, _ in unet.named_parameters())
-    assert images[0].keys() == images[1].keys()
-    for key, value in images[0].items():
-        np.testing.assert_array_equal(value, images[1][key], err_msg=key)
 
 
 def test_an_image_in_tiles_is_what_diffusers_decodes_in_tiles(

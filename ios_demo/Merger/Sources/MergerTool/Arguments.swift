@@ -9,8 +9,9 @@ struct Arguments {
     private let inputs: ArraySlice<String>  // all words but the command
 
     private static let known: Set<String> = [
-        "--strengths", "--prompt", "--steps", "--guidance", "--guidance-rescale", "--seed", "--negative", "-o", "--component", "--runs",
-        "--warmup", "--threads", "--units", "--library", "--cache", "--subject", "--subject-class", "--composed-share",
+        "--strengths", "--prompt", "--steps", "--guidance", "--guidance-rescale", "--seed", "--negative", "-o",
+        "--component", "--runs", "--warmup", "--threads", "--units", "--library", "--cache", "--subject",
+        "--subject-class", "--composed-share",
     ]
     private static let knownFlags: Set<String> = ["--guidance-without-lora"]
 
