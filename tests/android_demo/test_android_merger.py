@@ -109,7 +109,7 @@ CLASSES = {
     "ResidencyTest": 9,
     "RemoteTest": 8,
     "EntryTest": 7,
-    "StepTest": 5,
+    "StepTest": 6,
     "ExecuTorchTest": 4,
     "ExecuTorchLibraryTest": 7,
 }
