@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
@@ -202,7 +202,8 @@ def read_json(path: Path, *, what: str, mend: str, schema: Mapping[str, Any] | N
 
     `what` the file is and how to `mend` it (an imperative clause, such as "export the bundle again") go into the error.
     `limit` is the largest size in bytes. `schema` is a JSON Schema (draft 2020-12). Raises InputError when the file is
-    missing, too large, not UTF-8 JSON (NaN and infinities, which Python reads, are not JSON) or breaks the schema.
+    missing, too large, not UTF-8 JSON (NaN and infinities, which Python reads, are not JSON), has a key twice or breaks
+    the schema.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; {mend}")
@@ -215,7 +216,10 @@ def read_json(path: Path, *, what: str, mend: str, schema: Mapping[str, Any] | N
 def parse_json(text: str | bytes, name: str, *, mend: str, schema: Mapping[str, Any] | None = None) -> Any:
     """Parse JSON that came from `name` and check it against a schema; InputError as `read_json`."""
     try:
-        data = json.loads(text, parse_constant=no_constant)
+        decoded = text if isinstance(text, str) else text.decode("utf-8-sig")
+        data = json.loads(decoded, object_pairs_hook=once, parse_constant=no_constant)
+    except RepeatedKey as error:
+        raise InputError(f"{name}: it has the key {error.key[:100]!r} twice; {mend}") from None
     except (ValueError, RecursionError):
         raise InputError(f"{name}: not valid JSON; {mend}") from None
     if schema is not None:
@@ -269,6 +273,24 @@ def package_schema(package: str, name: str) -> Mapping[str, Any]:
     """Read a JSON Schema that is shipped as a file of one of our packages."""
     schema: Mapping[str, Any] = json.loads((resources.files(package) / name).read_text(encoding="utf-8"))
     return schema
+
+
+class RepeatedKey(ValueError):
+    """An object of a JSON text with a key twice, of which Python's parser takes the last."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object of its keys and values, for Python's parser as its `object_pairs_hook`; or RepeatedKey."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise RepeatedKey(key)
+        found[key] = value
+    return found
 
 
 def no_constant(name: str) -> NoReturn:

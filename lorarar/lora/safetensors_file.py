@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from lorarar.errors import InputError, describe_os_error
-from lorarar.files import no_constant
+from lorarar.files import RepeatedKey, no_constant, once
 from lorarar.lora.codes import CODED, Codes, Factor
 from lorarar.lora.tensors import FLOATS, TensorInfo, Tensors, shorten
 
@@ -96,20 +96,13 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
     if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MAX_HEADER_VALUES:
         raise InputError(f"{what} has over {MAX_HEADER_VALUES:,} values, which no LoRA needs; get the file again")
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise InputError(f"{what} has the key '{shorten(key)}' twice; save the file again without duplicates")
-            found[key] = value
-        return found
-
     try:
         parsed = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=no_constant)
         if b"\\u" in data:  # JSON can escape half of a surrogate pair
             json.dumps(parsed, ensure_ascii=False).encode()
-    except InputError:
-        raise
+    except RepeatedKey as error:
+        key = shorten(error.key)
+        raise InputError(f"{what} has the key '{key}' twice; save the file again without duplicates") from error
     except UnicodeError as error:
         raise _damaged(f"{what} is not UTF-8 text") from error
     except RecursionError as error:

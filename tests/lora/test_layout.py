@@ -84,6 +84,7 @@ def test_a_diffusers_folder_is_a_base(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "not valid JSON"),
+        ('{"a": 1, "a": 2}', "has the key 'a' twice"),
         ("[" * 100_000, "not valid JSON"),
         ('{"_class_name": "AutoencoderKL"}', "not the config of a UNet2DConditionModel"),
         ('{"block_out_channels": [32], "layers_per_block": "two"}', "can't be built by diffusers"),

@@ -286,6 +286,7 @@ def _lacking(folder: Path) -> None:
         (lambda folder: (folder / CONFIG).write_text("{"), "not valid JSON"),
         (lambda folder: (folder / CONFIG).write_text("[]"), "not of type 'object'"),
         (lambda folder: (folder / CONFIG).write_bytes(b"\xff\xfe"), "not valid JSON"),
+        (lambda folder: (folder / CONFIG).write_bytes("{}".encode("utf-16")), "not valid JSON"),
         # An InputError of its own, which was once wrapped into "is damaged (…)".
         (_edit(schema_version=2), r"config\.json: \$\.schema_version breaks .*1 was expected"),
         (_edit(evidence=["kind"]), "judge: the judge weighs other evidence"),
