@@ -25,7 +25,7 @@ from runtime_py.parity import (
     explain_nulls,
     worst_delta,
 )
-from runtime_py.pipeline import GUIDANCE_RESCALE, Inputs, NotFinite, Pipeline, Request
+from runtime_py.pipeline import Inputs, NotFinite, Pipeline, Request, rescale_of
 
 if TYPE_CHECKING:
     from runtime_py.bundle import Bundle
@@ -160,7 +160,7 @@ def check_pipeline(bundle: Bundle, on_text: OnText = lambda _: None) -> CheckRow
     # Of the first image alone, as diffusers' image has them for both prompts.
     blend = {name: value[0] for name, value in inputs.items() if name.startswith(COEFFICIENTS)}
     told = {name: golden[name] for name in ("prompt", "seed", "steps", "guidance")}
-    request = Request(**told, guidance_rescale=float(golden.get(GUIDANCE_RESCALE, 0)))
+    request = Request(**told, guidance_rescale=rescale_of(golden))
     runners = _Watched(bundle)
     start = time.perf_counter()
     try:

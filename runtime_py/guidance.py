@@ -82,8 +82,7 @@ def rescaled(
     """
     if share == 0:
         return guided
-    spreads = (each.std(axis=(1, 2, 3), dtype=np.float64, keepdims=True) for each in (told, guided))
-    own, larger = spreads
+    own, larger = (each.std(axis=(1, 2, 3), dtype=np.float64, keepdims=True) for each in (told, guided))
     factor = share * np.divide(own, larger, out=np.ones_like(own), where=larger != 0) + (1 - share)
     return guided * factor.astype(np.float32)
 

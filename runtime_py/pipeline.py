@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[int, int, Latents], None]
 """Called after each denoising step with the steps done, their number, and the latents."""
-GUIDANCE_RESCALE = "guidance_rescale"  # of a manifest; bundles from before it have none
 Pixels = UInt8[np.ndarray, "h w 3"]
 
 
@@ -93,6 +92,11 @@ class NotFinite(InputError):
     """An image with NaN or ∞ in it, which some bundle's precision or some strengths give."""
 
 
+def rescale_of(facts: Mapping[str, Any]) -> float:
+    """Return the share by which a manifest's pipeline or golden image rescales; bundles from before have none."""
+    return float(facts.get("guidance_rescale", 0))
+
+
 class Pipeline:
     """A bundle that draws. Its `runners` say whether components stay loaded from one image to the next.
 
@@ -131,7 +135,7 @@ class Pipeline:
         steps = int(self.facts["steps"]) if steps is None else steps
         guidance = float(self.facts["guidance"]) if guidance is None else guidance
         if guidance_rescale is None:
-            guidance_rescale = float(self.facts.get(GUIDANCE_RESCALE, 0))
+            guidance_rescale = rescale_of(self.facts)
         request = Request(prompt, seed, steps, guidance, negative, guidance_without_lora, composed, guidance_rescale)
         make_scheduler(self._schedule, request.steps)
         return request
