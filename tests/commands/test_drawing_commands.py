@@ -30,6 +30,7 @@ DEFAULTS = {
     "negative": None,
     "guidance_without_lora": False,
     "composed": None,
+    "guidance_rescale": None,
 }
 MERGED = {"loras": ["dog", "paint"], "method": "learned", "strengths": [1.0, 1.0]}
 
@@ -87,6 +88,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         (["--negative", "a house"], {"loras": [], "negative": "a house"}),
         (["--steps", "3"], {"loras": [], "steps": 3}),
         (["--guidance", "2.5"], {"loras": [], "guidance": 2.5}),
+        (["--guidance-rescale", "0.3"], {"loras": [], "guidance_rescale": 0.3}),
         (["--seed", "7"], {"loras": [], "seed": 7}),
         (["--guidance-without-lora"], {"loras": [], "guidance_without_lora": True}),
         ([*PAIR, *SUBJECT], MERGED | {"composed": ComposedStart("a dog", "an animal", COMPOSED_SHARE)}),
