@@ -119,6 +119,7 @@ FILES = ["--content", str(HYPERNET / "content.safetensors"), "--style", str(HYPE
         (["--seed", "7"], {"seed": 7}),
         (["--steps", "3"], {"steps": 3}),
         (["--guidance", "2.5"], {"guidance": 2.5}),
+        (["--guidance-rescale", "0.3"], {"guidance_rescale": 0.3}),
         (["--guidance-without-lora"], {"guidance_without_lora": True}),
         (SUBJECT, {"composed": ComposedStart("a dog", "an animal", COMPOSED_SHARE)}),
         ([*SUBJECT, "--composed-share", "1"], {"composed": ComposedStart("a dog", "an animal", 1.0)}),
