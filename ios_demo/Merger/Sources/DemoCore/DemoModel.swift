@@ -102,8 +102,7 @@ public final class DemoModel {
             style = try await firstTaken(of: [style] + styles, beside: content)
             if manifest?.pipeline != nil {
                 let usual = try await engine.defaults("")
-                (request.steps, request.guidance) = (usual.steps, usual.guidance)
-                request.guidanceRescale = usual.guidanceRescale
+                request.take(samplingOf: usual)
             }
             if isOwn { useOwnWords() }
             stage = .ready

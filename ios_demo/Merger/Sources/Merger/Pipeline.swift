@@ -18,6 +18,11 @@ public struct Request: Equatable, Sendable {
         self.guidance = guidance
         self.negative = negative
     }
+
+    /// Takes over another request's steps and guidance.
+    public mutating func take(samplingOf other: Request) {
+        (steps, guidance, guidanceRescale) = (other.steps, other.guidance, other.guidanceRescale)
+    }
 }
 
 /// An image, the latents it was decoded from, and where the time went.

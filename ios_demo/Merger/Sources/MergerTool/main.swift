@@ -6,8 +6,8 @@ let usage = """
     usage: merger-tool check BUNDLE
            merger-tool merge BUNDLE LORA... [--strengths X,Y,...] [-o TENSORS]
            merger-tool generate BUNDLE [LORA...] --prompt P [--strengths X,Y,...] [--steps N] [--guidance G]
-                       [--guidance-rescale X] [--guidance-without-lora] [--subject W --subject-class W [--composed-share X]]
-                       [--seed S] [--negative P] [-o TENSORS]
+                       [--guidance-rescale X] [--guidance-without-lora]
+                       [--subject W --subject-class W [--composed-share X]] [--seed S] [--negative P] [-o TENSORS]
            merger-tool benchmark BUNDLE --component C [--runs N] [--warmup N] [--threads N] [-o RECORD]
            merger-tool lora LORA... [-o TENSORS]
     LORA...: a content and a style LoRA, then others beside them; one LoRA is taken as it is.

@@ -141,6 +141,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(model.request.prompt, "a sks dog in watercolor painting style")
         XCTAssertEqual([model.composedStart.subject, model.composedStart.subjectClass], ["a sks dog", "a dog"])
         XCTAssertEqual([model.request.steps, Int(model.request.guidance)], [3, 2])
+        XCTAssertEqual(model.request.guidanceRescale, 0.5)
         XCTAssertTrue(model.canDraw)
         await model.merge()
         XCTAssertNil(model.failure)

@@ -246,7 +246,7 @@ struct StandInBundle {
         guard case .object(var image) = try file_("golden/image.safetensors"),
             case .object(var tokenizer) = try file_("tokenizers/text_encoder.json"),
             case .object(var facts) = try json(
-                #"{"pixels": 8, "steps": \#(Self.steps), "guidance": 2, "negative": "empty"}"#)
+                #"{"pixels": 8, "steps": \#(Self.steps), "guidance": 2, "guidance_rescale": 0.5, "negative": "empty"}"#)
         else { throw InputError("no files") }
         for (key, value) in [("length", 77), ("start", 923), ("end", 924), ("pad", 924)] {
             tokenizer[key] = .integer(value)
