@@ -67,14 +67,7 @@ from export.source import (
 )
 from export.targets import find_offer, require_toolchains
 from export.write import write_hypernet, write_pipeline, write_unet
-from lorarar.base.names import (
-    DEFAULT_BASE,
-    GUIDANCE,
-    GUIDANCE_RESCALE,
-    PAPER_GUIDANCE,
-    PAPER_RESCALE,
-    with_text_encoders,
-)
+from lorarar.base.names import DEFAULT_BASE, usual_sampling, with_text_encoders
 from lorarar.base.sources import open_tiny_vae
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import fit_predictor
@@ -181,7 +174,7 @@ def pipeline(
     the base's own. The other parameters are described in `export.api`.
     """
     precision = _offered(out, target, "unet", precision, soc, vae_precision)
-    guidance, rescale = _guided(base_name(base), guidance, guidance_rescale)
+    guidance, rescale = usual_sampling(base_name(base)).guided(guidance, guidance_rescale)
     require_start(steps, guidance, rescale)
     tiny = None if tiny_vae is None else open_tiny_vae(str(tiny_vae))
     rank = chosen_rank(base, rank, loras)
@@ -196,12 +189,6 @@ def pipeline(
     options = PipelineOptions(target, precision, rank, size, steps, guidance, loras=loras, soc=soc, unchecked=unchecked)
     options = replace(options, guidance_rescale=rescale, vae_precision=vae_precision, vae_tile=vae_tile)
     return write_pipeline(source, options, _folder(out, layout.base, options), on_progress)
-
-
-def _guided(base: str, guidance: float | None, rescale: float | None) -> tuple[float, float]:
-    """Fill in a base's own guidance and how much of it is rescaled, where they are None."""
-    guidance = GUIDANCE.get(base, PAPER_GUIDANCE) if guidance is None else guidance
-    return guidance, GUIDANCE_RESCALE.get(base, PAPER_RESCALE) if rescale is None else rescale
 
 
 def _offered(

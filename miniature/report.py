@@ -97,8 +97,7 @@ def measure(settings: ReportSettings, report: Report) -> tuple[list[Row], Image.
     if dataset:
         dataset.check_loras([*contents, *styles])
     how = settings.drawing
-    sampling = Sampling(str(settings.base), how.steps, how.guidance, how.seed, guidance_rescale=how.guidance_rescale)
-    sampler = Sampler.load(sampling, "cpu", how.images)
+    sampler = Sampler.load(Sampling.of(str(settings.base), how), "cpu", how.images)
     drawn = drawings(how.seed, settings.samples, report)
     images = samples(sampler, drawn, report)
     back = rebuilt(sampler, drawn)

@@ -390,8 +390,7 @@ def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) ->
     """Draw a grid of one image a prompt, and write the prompts as .json beside it."""
     prompts = sample_prompts(seed)
     seeds = range(seed, seed + len(prompts))
-    how = default_evaluation(MINIATURE)
-    sampling = Sampling(MINIATURE, how.steps, how.guidance, seed, guidance_rescale=how.guidance_rescale)
+    sampling = Sampling.of(MINIATURE, default_evaluation(MINIATURE))
     drawn = draw_captions(pipeline, prompts, seeds, sampling, COLUMNS)
     grid = sheet([np.stack([np.asarray(image) for image in drawn])], COLUMNS)
     with atomic_file(path) as temporary:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lorarar.errors import InputError
 from lorarar.files import read_json, whole
@@ -48,12 +48,28 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 TIME_IDS = 6  # numbers that SDXL's UNet is told of an image's size
 
-STEPS, GUIDANCE, GUIDANCE_RESCALE = {MINIATURE: 25}, {MINIATURE: 2.5}, {MINIATURE: 0.7}
-"""Steps and guidance of sampling, and the share of what guidance adds to the spread that is taken off, for bases that
-were not made for the paper's 50 steps and SDXL's 5. The miniature's colours burn out under more guidance, and without
-rescaling.
-"""
-PAPER_STEPS, PAPER_GUIDANCE, PAPER_RESCALE = 50, 5.0, 0.0
+
+class UsualSampling(NamedTuple):
+    """How images of a base are drawn unless something else is asked for; the defaults are the paper's, for SDXL."""
+
+    steps: int = 50
+    guidance: float = 5.0
+    guidance_rescale: float = 0.0  # the share of what guidance adds to the spread that is taken off
+
+    def guided(self, guidance: float | None, rescale: float | None) -> tuple[float, float]:
+        """Return the guidance and how much of it is rescaled, the base's own where they are None."""
+        return self.guidance if guidance is None else guidance, self.guidance_rescale if rescale is None else rescale
+
+
+PAPER_SAMPLING = UsualSampling()
+# Under more guidance, and without rescaling, its colours burn out.
+MINIATURE_SAMPLING = UsualSampling(25, 2.5, 0.7)
+
+
+def usual_sampling(base: str) -> UsualSampling:
+    """Return how a base is drawn by its name; any but the miniature has the paper's."""
+    return MINIATURE_SAMPLING if base == MINIATURE else PAPER_SAMPLING
+
 
 DTYPES = {"no": "float32", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """A number format's name, or that of a mixed precision (`no`: none), → torch's name of weights frozen in it."""

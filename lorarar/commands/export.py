@@ -10,15 +10,7 @@ from typing import Any
 
 from export.options import ADAPTED, LORAS, PIPELINE_BATCH, STEPS, UNET_BATCH
 from export.targets import TARGETS, bundle_folder, default_targets, find_offer, find_target
-from lorarar.base.names import (
-    CONFIGS,
-    DEFAULT_BASE,
-    GUIDANCE,
-    GUIDANCE_RESCALE,
-    MINIATURE,
-    PAPER_GUIDANCE,
-    PAPER_RESCALE,
-)
+from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, MINIATURE_SAMPLING, PAPER_SAMPLING
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_command
 from lorarar.console import console, print_table, status
 from lorarar.errors import InputError
@@ -101,10 +93,11 @@ def _add_pipeline_options(kind: Parser, place: Any) -> None:
     vae = "an AutoencoderTiny, such as TAESDXL, instead of the base's VAE: folder or hub id"
     add("--tiny-vae", metavar="V", help=vae)
     add("--steps", type=int, metavar="N", help=f"denoising steps that apps start with (default {STEPS})")
-    usual = f"{PAPER_GUIDANCE:g}, SDXL's; miniature {GUIDANCE[MINIATURE]:g}"
+    paper, own = PAPER_SAMPLING, MINIATURE_SAMPLING
+    usual = f"{paper.guidance:g}, SDXL's; miniature {own.guidance:g}"
     add("--guidance", type=float, metavar="G", help=f"guidance that apps start with (default {usual})")
     rescale = "the share of what guidance adds to the spread that apps take off, 0 to 1"
-    usual = f"{PAPER_RESCALE:g}; miniature {GUIDANCE_RESCALE[MINIATURE]:g}"
+    usual = f"{paper.guidance_rescale:g}; miniature {own.guidance_rescale:g}"
     add("--guidance-rescale", type=float, metavar="X", help=f"{rescale} (default {usual})")
     size = "only say what would be made: sizes, memory, and whether a phone has it"
     add("--plan", action="store_true", default=None, help=size)

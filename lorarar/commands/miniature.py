@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from lorarar.base.names import GUIDANCE, GUIDANCE_RESCALE, MINIATURE, MINIATURE_FOLDER, STEPS
+from lorarar.base.names import MINIATURE_FOLDER, MINIATURE_SAMPLING
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_table, progress
 from lorarar.errors import InputError
@@ -76,12 +76,9 @@ def _add_report(made: argparse.ArgumentParser) -> None:
     add("-o", "--out", type=Path, default=Path("build/report"), metavar="DIR", help="report.json and sheet.png")
     add("--samples", type=int, default=200, metavar="N", help="captions that the base draws (default 200)")
     add("--images", type=int, default=8, metavar="N", help="images a LoRA and prompt (default 8)")
-    add(
-        "--steps", type=int, default=STEPS[MINIATURE], metavar="N", help=f"denoising steps (default {STEPS[MINIATURE]})"
-    )
-    guidance = GUIDANCE[MINIATURE]
+    steps, guidance, rescale = MINIATURE_SAMPLING
+    add("--steps", type=int, default=steps, metavar="N", help=f"denoising steps (default {steps})")
     add("--guidance", type=float, default=guidance, metavar="G", help=f"classifier-free (default {guidance:g})")
-    rescale = GUIDANCE_RESCALE[MINIATURE]
     told = f"the share of what guidance adds to the spread that is taken off (default {rescale:g})"
     add("--guidance-rescale", type=float, default=rescale, metavar="X", help=told)
     add("--seed", type=int, default=0, metavar="N", help="seed of the captions and the noise (default 0)")

@@ -25,6 +25,8 @@ from lorarar.training.dataset import pair_folder, safe_name
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from lorarar.evaluation.settings import EvaluationSettings
+
 PAIR_FILE = "pair.json"
 _PAIR_SCHEMA = package_schema(__package__, "pair.schema.json")
 PutOn = Callable[[torch.nn.Module], AbstractContextManager[BeforeStep]]
@@ -43,6 +45,11 @@ class Sampling:
     seed: int
     dtype: str = "fp32"
     guidance_rescale: float = 0.0  # the share of what guidance adds to the spread that is taken off
+
+    @classmethod
+    def of(cls, base: str, settings: EvaluationSettings, dtype: str = "fp32") -> Sampling:
+        """Return how an evaluation's settings draw with a base."""
+        return cls(base, settings.steps, settings.guidance, settings.seed, dtype, settings.guidance_rescale)
 
 
 @dataclass

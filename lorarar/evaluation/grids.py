@@ -83,9 +83,12 @@ def write_pictures(results: Results, tables: Mapping[str, Table], run: Path, out
     for name, table in charts.items():
         bars(table, output / name)
     written = [output / name for name in (*pictures, *charts)]
+    chart = output / f"{DIFFERENCES}.png"
     if DIFFERENCES in tables:  # there are none where nothing is compared with LoRA.rar
-        written.append(output / f"{DIFFERENCES}.png")
-        draw_differences([panel_of(tables[DIFFERENCES], tables[DIFFERENCES].title)], written[-1])
+        draw_differences([panel_of(tables[DIFFERENCES], tables[DIFFERENCES].title)], chart)
+        written.append(chart)
+    else:
+        chart.unlink(missing_ok=True)  # of an earlier evaluation
     return written
 
 

@@ -123,8 +123,7 @@ def open_evaluation(
     guided = [name for name in methods if sampling_of(name) or ((entry := entry_of(name)) and entry.needs_guidance)]
     if guided and settings.guidance == 1:
         raise InputError(f"{guided[0]} is a way to guide, and a `guidance` of 1 turns guidance off; give a larger one")
-    sampling = Sampling(base, settings.steps, settings.guidance, settings.seed, dtype, settings.guidance_rescale)
-    sampler = Sampler.load(sampling, device, settings.batch)
+    sampler = Sampler.load(Sampling.of(base, settings, dtype), device, settings.batch)
     components, precision = sampler.components(), "no" if dtype == "fp32" else dtype
     joint = replace(default_settings(base), seed=settings.seed, steps=settings.joint_steps, mixed_precision=precision)
     zip_settings = ZipSettings(steps=settings.zip_steps, seed=settings.seed, mixed_precision=precision)

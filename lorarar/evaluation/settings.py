@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorarar.base.names import GUIDANCE, GUIDANCE_RESCALE, PAPER_GUIDANCE, PAPER_RESCALE, PAPER_STEPS, STEPS
+from lorarar.base.names import PAPER_SAMPLING, usual_sampling
 from lorarar.composed import COMPOSED_SHARE, check_composed_share
 from lorarar.settings import check_at_least, check_from, check_seed, check_share, setting, use_plain_numbers
 from lorarar.training.hyper_settings import ZipSettings
@@ -16,10 +16,12 @@ class EvaluationSettings:
     """The settings of an evaluation; the defaults are the paper's for SDXL."""
 
     images: int = setting(10, "images a pair", metavar="N")
-    steps: int = setting(PAPER_STEPS, "denoising steps", metavar="N")
-    guidance: float = setting(PAPER_GUIDANCE, "classifier-free guidance; 1 turns it off", metavar="G")
+    steps: int = setting(PAPER_SAMPLING.steps, "denoising steps", metavar="N")
+    guidance: float = setting(PAPER_SAMPLING.guidance, "classifier-free guidance; 1 turns it off", metavar="G")
     guidance_rescale: float = setting(
-        PAPER_RESCALE, "the share of what guidance adds to the spread that is taken off, 0 to 1", metavar="X"
+        PAPER_SAMPLING.guidance_rescale,
+        "the share of what guidance adds to the spread that is taken off, 0 to 1",
+        metavar="X",
     )
     seed: int = setting(0, "seed of the noise, of random merges and of the intervals", metavar="N")
     batch: int = setting(5, "images drawn, or questions asked, at once", metavar="N")
@@ -42,9 +44,4 @@ class EvaluationSettings:
 
 def default_evaluation(base: str) -> EvaluationSettings:
     """Return the defaults of a base by its name; SDXL, KOALA and any folder or hub id have the paper's."""
-    return EvaluationSettings(
-        steps=STEPS.get(base, PAPER_STEPS),
-        guidance=GUIDANCE.get(base, PAPER_GUIDANCE),
-        guidance_rescale=GUIDANCE_RESCALE.get(base, PAPER_RESCALE),
-        joint_steps=default_settings(base).steps,
-    )
+    return EvaluationSettings(**usual_sampling(base)._asdict(), joint_steps=default_settings(base).steps)

@@ -261,8 +261,6 @@ def remove_others(tables: Sequence[Table], folder: Path) -> None:
     """Remove what an earlier evaluation left in a folder of tables that this one does not have."""
     for name in {*SOMETIMES} - {table.name for table in tables}:
         (folder / f"{name}.csv").unlink(missing_ok=True)
-        if name == DIFFERENCES:
-            (folder / f"{name}.png").unlink(missing_ok=True)
 
 
 def write_tables(tables: Sequence[Table], folder: Path, page: str = "tables.md") -> list[Path]:

@@ -84,7 +84,7 @@ MUTANTS = {
         "request.guidance * (without[it] - said[it])",
         "OnnxTest.theImageIsPythons",
     ),
-    "no rescaling": Mutant("Condition.kt", "share == 0f ||", "share >= 0f ||", "OnnxTest.theImageIsPythons"),
+    "no rescaling": Mutant("Condition.kt", "if (share == 0f)", "if (share >= 0f)", "OnnxTest.theImageIsPythons"),
     "LoRAs in what guidance compares with": Mutant(
         "Condition.kt", "Share.NONE -> null", "Share.NONE -> coefficients", "OnnxTest.otherImagesArePythons"
     ),

@@ -72,9 +72,9 @@ public enum Check {
             let unet = try store.loaded("unet")
             let load = Clock.now() - start
             inputs.merge(try goldenInputs(unet.component))
-            var request = Request(
-                prompt: golden.prompt, seed: golden.seed, steps: golden.steps, guidance: golden.guidance)
-            request.guidanceRescale = golden.guidanceRescale
+            let request = Request(
+                prompt: golden.prompt, seed: golden.seed, steps: golden.steps, guidance: golden.guidance,
+                guidanceRescale: golden.guidanceRescale)
             var pixels = Tensor.zeros([0])
             let run = try Clock.seconds {
                 pixels = try Pipeline(store).draw(request, with: inputs, report: report).pixels

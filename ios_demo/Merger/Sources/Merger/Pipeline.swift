@@ -9,13 +9,17 @@ public struct Request: Equatable, Sendable {
     public var negative: String?  // nil: what the base was made for, zeros or the empty prompt
     public var guidanceWithoutLora = false  // what guidance compares with is predicted without LoRAs (ACFG)
     public var composed: ComposedStart?  // the first steps with each LoRA alone
-    public var guidanceRescale = 0.0  // how much of what guidance adds to the spread is taken off, 0 to 1
+    public var guidanceRescale: Double  // how much of what guidance adds to the spread is taken off, 0 to 1
 
-    public init(prompt: String, seed: UInt32 = 0, steps: Int, guidance: Double, negative: String? = nil) {
+    public init(
+        prompt: String, seed: UInt32 = 0, steps: Int, guidance: Double, guidanceRescale: Double = 0,
+        negative: String? = nil
+    ) {
         self.prompt = prompt
         self.seed = seed
         self.steps = steps
         self.guidance = guidance
+        self.guidanceRescale = guidanceRescale
         self.negative = negative
     }
 
@@ -59,9 +63,9 @@ public struct Pipeline {
 
     /// The bundle's own steps and guidance.
     public func defaults(_ prompt: String, seed: UInt32 = 0) -> Request {
-        var request = Request(prompt: prompt, seed: seed, steps: facts.steps, guidance: facts.guidance)
-        request.guidanceRescale = facts.guidanceRescale
-        return request
+        Request(
+            prompt: prompt, seed: seed, steps: facts.steps, guidance: facts.guidance,
+            guidanceRescale: facts.guidanceRescale)
     }
 
     /// One image. Throws InputError for a request that can't be drawn, or an image that is not finite.
@@ -208,8 +212,7 @@ private struct GuidedStep {
     /// Brings a guided prediction back to the spread of the prompt's own, by a share from 0 to 1. Guidance makes its
     /// numbers larger, and so colours too strong (arXiv 2305.08891, section 3.4).
     private static func rescaled(_ guided: [Float], _ told: [Float], share: Double) -> [Float] {
-        let larger = spread(guided)
-        guard share > 0, larger > 0 else { return guided }
+        guard share > 0, case let larger = spread(guided), larger > 0 else { return guided }
         let factor = Float(share * spread(told) / larger + (1 - share))
         return guided.map { $0 * factor }
     }

@@ -116,8 +116,9 @@ private fun batched(spec: TensorSpec, rows: List<FloatArray?>): Tensor {
  * larger, and so colours too strong (arXiv 2305.08891, section 3.4).
  */
 internal fun rescaled(guided: FloatArray, told: FloatArray, share: Float): FloatArray {
+    if (share == 0f) return guided
     val larger = spread(guided)
-    if (share == 0f || larger == 0.0) return guided
+    if (larger == 0.0) return guided
     val factor = (share * spread(told) / larger + (1 - share.toDouble())).toFloat()
     return FloatArray(guided.size) { guided[it] * factor }
 }
