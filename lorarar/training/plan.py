@@ -7,7 +7,6 @@ come on top.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,14 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode  # torch 2.13 has no public name for it
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from lorarar.base.components import Condition
 from lorarar.base.names import DTYPES, TIME_IDS, pooled_width, unet_layout
 from lorarar.base.sources import image_side, latent_scale, meta_parts
 from lorarar.base.untrained import MAX_TOKENS
 from lorarar.layout import Layout
+from lorarar.live_bytes import LiveBytes
 from lorarar.settings import check_at_least
 from lorarar.training.bank import GroupFactors, Pack, predict_coefficients
 from lorarar.training.examples import encoded_at_once
@@ -92,46 +90,6 @@ def _materialise(network: nn.Module, dtype: torch.dtype) -> None:
             setattr(module, name, nn.Parameter(torch.empty(value.shape, dtype=dtype), requires_grad=False))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that were made inside and are still alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self._start = self._peak = 0
-        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
-
-    def begin(self) -> None:
-        """Begin a moment, whose most is asked for later."""
-        self._start = self._peak = self.live
-
-    def most(self) -> int:
-        """Return the most bytes of the moment, beyond those that were alive when it began."""
-        return self._peak - self._start
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, and count what it makes: not what was there before, of which it may return a view."""
-        self._seen.update(tensor.untyped_storage() for tensor in tree_iter((args, kwargs)) if _is_stored(tensor))
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(made):
-            if _is_stored(tensor):
-                self._count(tensor.untyped_storage())
-        return made
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        if storage not in self._seen:
-            self._seen.add(storage)
-            self.live += storage.nbytes()
-            self._peak = max(self._peak, self.live)
-            weakref.finalize(storage, self._free, storage.nbytes())
-
-    def _free(self, size: int) -> None:
-        self.live -= size
-
-
-def _is_stored(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.device.type != "meta"
 
 
 def _step(unet: Any, layout: Layout, predictor: Any, settings: HyperSettings, batch: PairBatch, rank: int) -> None:

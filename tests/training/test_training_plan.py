@@ -10,10 +10,11 @@ from hyper_world import World
 
 from lorarar.commands.train import main
 from lorarar.errors import InputError
+from lorarar.live_bytes import LiveBytes
 from lorarar.training import plan
 from lorarar.training.examples import encoded_at_once
 from lorarar.training.hyper_settings import HyperSettings, LossSettings
-from lorarar.training.plan import LiveBytes, TrainingMemory, plan_training
+from lorarar.training.plan import TrainingMemory, plan_training
 from lorarar.training.trainer import _Training, new_predictor
 
 RANK = 3  # the largest of the world's LoRAs
