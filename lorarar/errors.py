@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Sequence
 
 
@@ -19,6 +20,12 @@ class Diverged(InputError):
     @property
     def told(self) -> str:
         return str(self).partition(";")[0]
+
+
+def check_loss(loss: float, when: str) -> None:
+    """Refuse a training's loss that is no finite number. Raises Diverged, which tells `when`, as  step 3."""
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss is {loss} at {when}; lower `learning_rate`, or use bf16 or no mixed precision")
 
 
 class FailedCheck(Exception):

@@ -6,7 +6,6 @@ result is an ordinary LoRA of rank r_c + r_s, exactly.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from lorarar.base.components import Components, Denoiser
 from lorarar.base.names import unet_layout
-from lorarar.errors import Diverged
+from lorarar.errors import check_loss
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA
 from lorarar.merging import Merged, MergeOptions, merge_loras
@@ -78,8 +77,7 @@ def optimise_pair(
     try:
         for step in range(settings.steps):
             loss = _step(components, layout, data, settings, step, pairs, accelerator)
-            if not math.isfinite(loss):
-                raise Diverged(f"the loss is {loss} at step {step + 1}; lower the learning rate, or use bf16")
+            check_loss(loss, f"step {step + 1}")
             optimizer.step()
             optimizer.zero_grad()
             if on_step is not None:

@@ -7,7 +7,6 @@ devices, precision and several processes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from lorarar import __version__
 from lorarar.base.components import Components, predict, target, training_identity
-from lorarar.errors import Diverged, InputError
+from lorarar.errors import InputError, check_loss
 from lorarar.files import file_digest
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
@@ -132,8 +131,7 @@ class _LoraTraining:
             on_step(step, loss)
         for step in range(len(losses) + 1, steps + 1):
             losses.append(self.step(step - 1))
-            if not math.isfinite(losses[-1]):
-                raise Diverged(f"the loss is {losses[-1]} at step {step}; lower `learning_rate`, or use bf16 or no")
+            check_loss(losses[-1], f"step {step}")
             on_step(step, losses[-1])
             if file is not None and self.accelerator.is_main_process and file.due(step, steps):
                 file.save(*state, losses)

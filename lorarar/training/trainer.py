@@ -19,7 +19,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from lorarar import __version__
 from lorarar.base.components import Components, training_identity
 from lorarar.base.names import unet_layout
-from lorarar.errors import InputError
+from lorarar.errors import InputError, check_loss
 from lorarar.files import file_digest
 from lorarar.hypernet.checkpoints import Predictor, save_hypernet
 from lorarar.hypernet.columns import layout_columns
@@ -249,11 +249,7 @@ class _Training:
 
     def _keep(self, row: HistoryRow, on_row: OnRow) -> None:
         """Add a row to the history. Raises InputError where its loss is not finite."""
-        if not math.isfinite(row.total):
-            raise InputError(
-                f"the loss is {row.total} at step {row.step} ({row.part}); lower `learning_rate`, or use bf16 or no "
-                "mixed precision"
-            )
+        check_loss(row.total, f"step {row.step} ({row.part})")
         self.history.rows.append(row)
         on_row(row)
 
