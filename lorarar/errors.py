@@ -49,6 +49,12 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
+def said_by(error: BaseException, most: int = 200) -> str:
+    """Return what a library's error says, in one line of at most `most` characters; its type where it says nothing."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= most else f"{said[: most - 1]}…"
+
+
 def describe_os_error(error: OSError) -> str:
     """Return one sentence for an operating-system error: the path, what happened, what to do."""
     where = f"{error.filename}: " if error.filename else ""

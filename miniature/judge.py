@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lorarar.base.names import JUDGE_FOLDER, MINIATURE, miniature_folder
-from lorarar.errors import InputError
+from lorarar.errors import InputError, said_by
 from lorarar.evaluation.judges import Question
 from lorarar.files import atomic_folder, package_schema, read_json, write_tensors
 from miniature.buffers import SIZE
@@ -216,7 +216,7 @@ def _network(widths: dict[str, Widths], path: Path) -> JudgeNetwork:
     try:
         weights = {name: value.float() for name, value in load_file(path).items()}
     except SafetensorError as error:
-        raise InputError(f"{path}: the judge's weights are damaged ({error}); {MEND}") from None
+        raise InputError(f"{path}: the judge's weights are damaged ({said_by(error)}); {MEND}") from None
     if {name: value.shape for name, value in weights.items()} != shapes:
         raise InputError(f"{path}: other weights than the {len(shapes)} of the judge; {MEND}")
     if not all(bool(value.isfinite().all()) for value in weights.values()):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from lorarar.errors import InputError
+from lorarar.errors import InputError, said_by
 from runtime_py.component import MEND
 
 
@@ -32,7 +32,7 @@ class ClipTokenizer:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
-            raise InputError(f"{path}: not a tokenizer file ({error}); {MEND}") from None
+            raise InputError(f"{path}: not a tokenizer file ({said_by(error)}); {MEND}") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.length, self.start, self.end, self.pad = (int(entry[key]) for key in ("length", "start", "end", "pad"))
@@ -42,7 +42,7 @@ class ClipTokenizer:
             encoded = self._tokenizer.encode(prompt, add_special_tokens=False)
             known = np.array(encoded.ids, np.int32)
         except Exception as error:  # as above, and an OverflowError of numpy's
-            raise InputError(f"{self._path}: the tokenizer can't read this prompt ({error}); {MEND}") from None
+            raise InputError(f"{self._path}: the tokenizer can't read this prompt ({said_by(error)}); {MEND}") from None
         room = self.length - 2
         kept = known[:room].tolist()
         cut = prompt[encoded.offsets[room][0] :] if len(encoded.ids) > room else ""

@@ -16,7 +16,7 @@ from xml.parsers.expat import ExpatError
 from benchmarks.devices.device import Description
 from benchmarks.devices.ios_facts import chip, model_name
 from benchmarks.devices.ios_link import NEEDS
-from lorarar.errors import InputError
+from lorarar.errors import InputError, said_by
 from lorarar.toolchains import missing_toolchain
 
 ANSWER_S = 20.0
@@ -79,5 +79,4 @@ def _description(name: str, values: Mapping[str, Any]) -> Description:
 
 
 def _words(error: BaseException) -> str:
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said.partition(". ")[0][:150].rstrip(".")
+    return said_by(error).partition(". ")[0][:150].rstrip(".")

@@ -29,7 +29,7 @@ from export.graph import Graph
 from export.targets.core_aten import to_core_aten
 from export.targets.mlir_bytecode import number_constants
 from export.targets.trace import trace
-from lorarar.errors import InputError
+from lorarar.errors import InputError, said_by
 from lorarar.toolchains import quiet_toolchains
 
 
@@ -121,9 +121,9 @@ def _compile_kmeans() -> None:
         with patch.dict(os.environ, {"PATH": path}):
             kmeans.cluster([0.0, 1.0], 2)
     except (OSError, RuntimeError, ImportError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
-            f"w6 and w4 need a C++ compiler, since coreai-opt compiles its k-means ({said}): install g++, or take w8"
+            f"w6 and w4 need a C++ compiler, since coreai-opt compiles its k-means ({said_by(error)}): install g++, or "
+            "take w8"
         ) from None
 
 

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lorarar.errors import InputError
+from lorarar.errors import InputError, said_by
 from lorarar.files import read_json, whole
 from lorarar.layout import TEXT_KINDS, TEXT_PARTS, Layout, part_of
 from lorarar.toolchains import TRAINING, named_if_missing
@@ -174,7 +174,7 @@ def meta_unet(base: str) -> nn.Module:
             return UNet2DConditionModel.from_config(config)
     # What diffusers' and torch's modules raise for numbers that they can't have.
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{base}: its UNet config can't be built by diffusers ({error})") from None
+        raise InputError(f"{base}: its UNet config can't be built by diffusers ({said_by(error)})") from None
 
 
 def load_layout(base: str | PathLike[str], adapt: str = "attention") -> Layout:

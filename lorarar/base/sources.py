@@ -14,7 +14,7 @@ import torch
 
 from lorarar.base.names import CONFIGS, MINIATURE, miniature_folder
 from lorarar.base.untrained import NETWORKS, SDXL_SCALE, meta_networks, untrained_pipeline, untrained_unet
-from lorarar.errors import InputError, is_out_of_memory
+from lorarar.errors import InputError, is_out_of_memory, said_by
 from lorarar.settings import is_whole
 from lorarar.toolchains import quiet_toolchains, without_progress_bars
 
@@ -240,5 +240,4 @@ def _loading(base: str, advice: str) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise MemoryError from None
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{base}: diffusers can't load it ({reason}); {advice}") from None
+        raise InputError(f"{base}: diffusers can't load it ({said_by(error)}); {advice}") from None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from lorarar.errors import InputError
+from lorarar.errors import InputError, said_by
 from lorarar.toolchains import TRAINING, named_if_missing, quiet_toolchains
 
 if TYPE_CHECKING:
@@ -167,6 +167,7 @@ def _load(source: str, kind: str, reader: str, device: str) -> tuple[Any, Any]:
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ImportError) as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
-        raise InputError(f"the metrics' model {source!r} can't be loaded ({reason}); give a folder or hub id") from None
+        raise InputError(
+            f"the metrics' model {source!r} can't be loaded ({said_by(error)}); give a folder or hub id"
+        ) from None
     return model.eval().requires_grad_(False).to(device), processor

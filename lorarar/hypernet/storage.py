@@ -13,7 +13,7 @@ from zipfile import ZIP_STORED, ZipFile
 import torch
 from torch import Tensor, nn
 
-from lorarar.errors import InputError
+from lorarar.errors import InputError, said_by
 from lorarar.files import atomic_file, file_digest, write_tensors
 from lorarar.toolchains import quiet_toolchains
 
@@ -144,7 +144,7 @@ def _read_ours(path: Path, digest: str) -> Checkpoint:
         if kind not in (HYPERNETWORK, CONSTANT) or not isinstance(training, dict):
             raise ValueError(kind)
     except SafetensorError as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error}); download it again") from None
+        raise InputError(f"{path}: not a readable safetensors file ({said_by(error)}); download it again") from None
     except (AttributeError, KeyError, ValueError, TypeError, RecursionError):
         raise _not_ours(path) from None
     return Checkpoint(path, kind, weights, about, Provenance(path.name, digest, bool(trained), training=training))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from lorarar.errors import InputError
+from lorarar.errors import InputError, said_by
 from lorarar.lora.codes import Codes, Factor, as_float32
 
 FLOATS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
@@ -92,7 +92,9 @@ def state_dict_tensors(tensors: Mapping[str, Any], source: str) -> Tensors:
             # torch's have no numpy form in bfloat16, or on a GPU, or while they ask for a gradient.
             value = value.detach().float().cpu().numpy() if hasattr(value, "detach") else value
         except (RuntimeError, NotImplementedError, TypeError) as error:  # on the meta device, or sparse
-            raise InputError(f"{source}: '{shorten(name)}' can't be read ({error}); give whole tensors") from None
+            raise InputError(
+                f"{source}: '{shorten(name)}' can't be read ({said_by(error)}); give whole tensors"
+            ) from None
         with np.errstate(over="ignore"):
             return np.array(value, np.float32)
 

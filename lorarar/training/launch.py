@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorarar.base.names import DTYPES
-from lorarar.errors import InputError
+from lorarar.errors import InputError, said_by
 from lorarar.toolchains import TRAINING, named_if_missing
 from lorarar.training.hyper_settings import HyperSettings, ZipSettings
 from lorarar.training.settings import LoraSettings
@@ -137,5 +137,5 @@ def new_accelerator(device: torch.device, mixed_precision: str, accumulation: in
         )
     except (ValueError, RuntimeError, NotImplementedError) as error:
         raise InputError(
-            f"`mixed_precision` is {mixed_precision}, which {device.type} can't train with ({error}); use no"
+            f"`mixed_precision` is {mixed_precision}, which {device.type} can't train with ({said_by(error)}); use no"
         ) from None

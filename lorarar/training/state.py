@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorarar.errors import InputError
+from lorarar.errors import InputError, said_by
 from lorarar.files import atomic_file, write_tensors
 from lorarar.training.settings import DEFAULT_EVERY
 
@@ -77,7 +77,7 @@ class StateFile:
             raise
         except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
             raise InputError(
-                f"{self.path}: not a state of this training ({error}); delete it or give another `state`"
+                f"{self.path}: not a state of this training ({said_by(error)}); delete it or give another `state`"
             ) from None
         extra = {name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")}
         return tensors["losses"].tolist(), extra

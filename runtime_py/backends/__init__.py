@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from lorarar.errors import InputError
+from lorarar.errors import InputError, said_by
 from lorarar.toolchains import named_if_missing
 from runtime_py.component import MEND, Component, TensorSpec
 
@@ -106,14 +106,13 @@ class Runners:
 
 
 def unusable(component: Component, runtime: str, verb: str, error: Exception, mend: str = MEND) -> InputError:
-    """Make the error for an artifact that a runtime does not load or run, with the first line of what it said.
+    """Make the error for an artifact that a runtime does not load or run, with what it said.
 
-    `mend` is what to do about it; nothing where that line says it. Raises a MemoryError again: no export mends it.
+    `mend` is what to do about it; nothing where it said that. Raises a MemoryError again: no export mends it.
     """
     if isinstance(error, MemoryError):
         raise error
-    said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return InputError(f"{component.path}: {runtime} can't {verb} it ({said}){mend and '; '}{mend}")
+    return InputError(f"{component.path}: {runtime} can't {verb} it ({said_by(error)}){mend and '; '}{mend}")
 
 
 def checked_inputs(component: Component, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lorarar.errors import InputError
+from lorarar.errors import InputError, said_by
 from runtime_py.mil.blob import Blob
 from runtime_py.mil.graph import Block, Step
 from runtime_py.mil.half import from_half, nearest_half
@@ -71,8 +71,9 @@ class Interpreter:
         except InputError:
             raise
         except (ValueError, IndexError, TypeError, ArithmeticError, AttributeError, KeyError, MemoryError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{step} cannot be computed: {reason}; give other inputs, or export it again") from error
+            raise InputError(
+                f"{step} cannot be computed: {said_by(error)}; give other inputs, or export it again"
+            ) from error
         made = list(results) if isinstance(results, tuple) else [results]
         if len(made) != len(step.outputs):
             raise InputError(f"{step} makes {len(made)} results, but {len(step.outputs)} are declared; export it again")

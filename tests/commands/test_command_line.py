@@ -21,7 +21,7 @@ import torch
 from export.resume import unfinished_folder
 from lorarar.command_line import Parser, add_settings, given_settings, main_of, run_command, settings_as_options
 from lorarar.console import console, print_rows, print_table, status, warn
-from lorarar.errors import FailedCheck, InputError, describe_os_error
+from lorarar.errors import FailedCheck, InputError
 from lorarar.files import atomic_file, atomic_folder, check_output, check_schema
 from lorarar.lora import LoRA, LoraLayer, write_lora
 from lorarar.settings import check_at_least, setting
@@ -178,10 +178,6 @@ def test_sigterm_stays_ignored_where_it_was() -> None:
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def test_other_os_errors_keep_their_words() -> None:
-    assert describe_os_error(OSError(errno.EIO, "Input/output error")) == "Input/output error"
 
 
 def test_atomic_file_is_whole_or_absent(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorarar.base.components import fingerprint
-from lorarar.errors import InputError
+from lorarar.errors import InputError, said_by
 from lorarar.evaluation.metrics import processor_digest
 from lorarar.toolchains import TRAINING, named_if_missing, quiet_toolchains
 
@@ -69,10 +69,10 @@ class VlmJudge:
                     source, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
                 )
         except ImportError as error:
-            raise InputError(f"the judge {source} needs another package: {_first_line(error)}") from None
+            raise InputError(f"the judge {source} needs another package: {said_by(error)}") from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             advice = "check the folder" if Path(source).is_dir() else "give a folder, or a hub id with the network on"
-            raise InputError(f"the judge {source!r} can't be loaded ({_first_line(error)}); {advice}") from None
+            raise InputError(f"the judge {source!r} can't be loaded ({said_by(error)}); {advice}") from None
         # Which transformers draws at random.
         if lacking := sorted([*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])]):
             raise InputError(f"the judge {source} lacks weights, such as {lacking[0]}; get the model again")
@@ -166,7 +166,3 @@ def probability_of_yes(
 ) -> Float[Tensor, " n"]:
     """Return P(yes) among the tokens of both answers; the rest of the vocabulary is left out."""
     return torch.sigmoid(logits[:, list(yes)].logsumexp(dim=1) - logits[:, list(no)].logsumexp(dim=1))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
