@@ -28,7 +28,7 @@ from lorarar.errors import InputError
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import merge_loras
 from runtime_py import Bundle
-from runtime_py.backends import coreml, load_backend, onnx, targets
+from runtime_py.backends import coreml, load_backend, onnx, open_runner, targets
 from runtime_py.blend import Blender
 from runtime_py.check import check_component
 from runtime_py.guidance import Inputs
@@ -268,6 +268,31 @@ def test_what_apples_core_ml_does_not_take_is_a_row(folder: Path, monkeypatch: p
     assert row.status == "not_run" and "vae_decoder.onnx" in row.reason
     reasons = {"load": "does not compile", "run": "gave up", "answer": "not the manifest's"}
     assert reasons[fails] in row.reason
+
+
+@pytest.mark.parametrize("named", ["all", "cpu-only", "cpu-and-gpu", "cpu-and-neural-engine"])
+def test_core_ml_runs_an_artifact_on_the_units_of_its_manifest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    given = []
+    units = types.SimpleNamespace(ALL="all", CPU_ONLY="cpu-only", CPU_AND_GPU="cpu-and-gpu")
+    units.CPU_AND_NE = "cpu-and-neural-engine"
+    models = types.SimpleNamespace(MLModel=lambda path, compute_units: given.append(compute_units))
+    toolkit = types.SimpleNamespace(models=models, ComputeUnit=units, __version__="9")
+    monkeypatch.setattr(coreml, "import_coremltools", lambda: toolkit)
+    component = Bundle.open(folder).component("unet")
+    runner = coreml.CoreMLRunner(replace(component, entry={**component.entry, "compute_units": named}))
+    assert given == [named]
+    assert runner.runtime == f"Core ML ({'all units' if named == 'all' else named})"
+
+
+@pytest.mark.parametrize(("threads", "told"), [(1, 1), (2, 2), (None, 0)], ids=["one", "two", "its own choice"])
+def test_onnx_runtime_has_the_threads_asked_for(
+    bundle_folders: dict[tuple[str, str], Path], threads: int | None, told: int
+) -> None:
+    runner = open_runner(Bundle.open(bundle_folders["onnx", "fp32"]), threads=threads)
+    assert isinstance(runner, onnx.OnnxRunner)
+    assert runner.session.get_session_options().intra_op_num_threads == told
 
 
 def test_an_unchanged_file_is_hashed_once(folder: Path, hashed: list[str], tmp_path: Path) -> None:

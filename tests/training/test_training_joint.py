@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ from hyper_world import World
 from tiny_pipeline import save_image
 from torch import Tensor
 
-from lorarar.base.components import Condition, encode_images, encode_prompts, load_image, target
+from lorarar.base.components import Components, Condition, encode_images, encode_prompts, load_image, target
 from lorarar.commands.train import main
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import load_predictor
 from lorarar.layout import UNET
 from lorarar.lora import read_lora
+from lorarar.training import joint as joint_term
 from lorarar.training.dataset import merged_prompt
 from lorarar.training.hyper_settings import LossSettings, ZipSettings
 from lorarar.training.joint import JointBatch
@@ -51,6 +53,22 @@ def assert_told(found: Condition, row: int, world: World, prompt: str) -> None:
     want = encode_prompts(world.components, [prompt])
     torch.testing.assert_close(found.embeds[row], want.embeds[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(found.pooled[row], want.pooled[0], rtol=0, atol=1e-5)
+
+
+def test_prompts_are_encoded_some_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def counting(components: Components, prompts: Sequence[str]) -> Condition:
+        sizes.append(len(prompts))
+        return encode_prompts(components, prompts)
+
+    monkeypatch.setattr(joint_term, "encode_prompts", counting)
+    monkeypatch.setattr(joint_term, "PROMPTS_AT_ONCE", 2)
+    batch, pairs, _ = joint_of(world, data_of(world, "composed"))
+    assert len(sizes) > 3 and set(sizes) <= {1, 2}
+    for row, (content, style) in enumerate(pairs):
+        prompt = merged_prompt(world.dataset.contents[content], world.dataset.styles[style])
+        assert_told(batch.condition, row, world, prompt)
 
 
 def test_rows_are_noised_images_under_their_prompts_beside_their_loras(world: World) -> None:
