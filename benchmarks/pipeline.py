@@ -16,6 +16,7 @@ from benchmarks.pipeline_times import STAGES, measure_pipelines, open_bundles
 from lorarar.command_line import Parser, main_of, run_command
 from lorarar.console import console, print_table
 from lorarar.files import whole
+from runtime_py.guidance import guidance_in_words
 from runtime_py.pipeline import Pipeline
 
 PROMPT = "a sks dog in watercolor painting style"
@@ -55,7 +56,8 @@ def _print(document: dict[str, Any]) -> None:
         rows.append((case["name"], f"{case['median_s']:.2f} s", *stages, f"{case['step_s'] * 1e3:.1f} ms", size))
     print_table(("bundle", "image", *STAGES, "one step", "MB"), rows, "text to image, medians", left=("bundle",))
     for case in document["cases"]:
-        console().print(f"{case['name']}: {case['steps']} steps, guidance {case['guidance']:g}")
+        guided = guidance_in_words(case["guidance"], case["guidance_rescale"])
+        console().print(f"{case['name']}: {case['steps']} steps, {guided}")
     say_if_busy(document["steadiness"])
 
 

@@ -54,6 +54,11 @@ class Term(NamedTuple):
     sign: int = 1
 
 
+def guidance_in_words(guidance: float, rescale: float) -> str:
+    """Return how an image is guided, for a line of a command: `guidance 2.5, rescaled by 0.7`."""
+    return f"guidance {guidance:g}" + (f", rescaled by {rescale:g}" if rescale else "")
+
+
 def terms_of(request: Request, inputs: Inputs, image: int, step: int) -> list[Term]:
     """Return the terms of an image's step. With guidance the first is what it compares the sum of the others with."""
     start, without = request.composed, inputs.blends[image]

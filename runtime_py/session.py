@@ -225,13 +225,13 @@ class Session:
         """Draw an image: the base where no LoRA is loaded, else the base with the LoRAs.
 
         LoRAs that were loaded and not merged yet are merged with `merge`'s defaults. What is None is the bundle's own.
-        `guidance_rescale`, 0 to 1, takes that share of the spread off that guidance adds, and so of too strong colours.
+        `guidance_rescale`, 0 to 1, is the share taken back of what guidance adds to a prediction's standard deviation.
         With `guidance_without_lora` what guidance compares with is predicted without LoRAs (CRAFT-LoRA's ACFG). With a
-        start that is `composed`, each LoRA draws the first steps alone and their answers are put together, in twice the
-        passes. `schedule` gives strengths step by step, in the place of the merge's. `on_step(done, steps, latents)` is
-        called after each step, for progress and previews. The same seed gives the same image on every target, up to its
-        precision. Raises InputError for a number out of its range, a bundle that can't draw, a composed start without
-        two LoRAs or its subject.
+        start that is `composed`, the first steps use no merge: both LoRAs' own predictions are put together, in twice
+        the passes. `schedule` gives strengths step by step, in the place of the merge's. `on_step(done, steps,
+        latents)` is called after each step, for progress and previews. The same seed gives the same image on every
+        target, up to its precision. Raises InputError for a number out of its range, a bundle that can't draw, a
+        composed start without two LoRAs or its subject.
         """
         from PIL import Image
 

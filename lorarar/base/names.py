@@ -62,7 +62,7 @@ class UsualSampling(NamedTuple):
 
 
 PAPER_SAMPLING = UsualSampling()
-# Under more guidance, and without rescaling, its colours burn out.
+# Under more guidance than 2 its colours burn out, unless that is rescaled.
 MINIATURE_SAMPLING = UsualSampling(25, 2.5, 0.7)
 
 

@@ -20,7 +20,7 @@ def add_drawing(parser: Parser) -> None:
     add("--prompt", required=True, help="what to draw, with the LoRAs' own words: a sks dog in watercolor style")
     add("--steps", type=int, metavar="N", help="denoising steps (default: the bundle's)")
     add("--guidance", type=float, metavar="G", help="classifier-free guidance, 1 is off (default: the bundle's)")
-    rescale = "take off this share of what guidance adds to the spread, 0 to 1: colours burn out less"
+    rescale = "take back this share, 0 to 1, of what guidance adds to a prediction's standard deviation"
     add("--guidance-rescale", type=float, metavar="X", help=f"{rescale} (default: the bundle's)")
     without = "guidance compares with a prediction without LoRAs (asymmetric guidance)"
     add("--guidance-without-lora", action="store_true", help=without)

@@ -168,7 +168,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("`out` is missing; name the folder of this run, for example  -o results")
     if args.out is not None:
         check_folder(args.out, RESULTS_FILE)
-    names = ("judge", "images", "clip", "dino", "steps", "guidance", "batch", "composed_share")
+    names = ("judge", "images", "clip", "dino", "steps", "guidance", "guidance_rescale", "batch", "composed_share")
     drawing = [name for name in names if getattr(args, name) is not None]
     if args.coefficients and drawing:
         raise InputError(f"with `coefficients` nothing is drawn or judged; leave `{drawing[0]}` out")

@@ -183,7 +183,7 @@ def _plan(args: Namespace) -> int:
     with named_if_missing(TRAINING, "train"):
         from export.plan import advice, effort, plan_pipeline  # It imports torch and diffusers.
 
-    left = ("hypernet", "untrained", "unchecked", "out", "steps", "guidance")  # they change no size
+    left = ("hypernet", "untrained", "unchecked", "out", "steps", "guidance", "guidance_rescale")  # they change no size
     options = {name: value for name, value in vars(args).items() if name not in (*_OWN, *left) and value is not None}
     with status("counting"):
         planned = plan_pipeline(args.base, **options)

@@ -10,6 +10,7 @@ from lorarar.commands.drawing import add_drawing, carried_warnings, request_of
 from lorarar.console import progress, warn
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, check_png, whole
+from runtime_py.guidance import guidance_in_words
 
 
 def parser() -> Parser:
@@ -64,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     watch.seconds.update(drawn.seconds)
     warn(session.notes)
     side = drawn.image.shape[0]
-    print(f"{args.out}: {side}×{side}, {request.steps} steps, guidance {request.guidance:g}, seed {request.seed}")
+    guided = guidance_in_words(request.guidance, request.guidance_rescale)
+    print(f"{args.out}: {side}×{side}, {request.steps} steps, {guided}, seed {request.seed}")
     print(watch)
     return EXIT_OK
 

@@ -136,6 +136,7 @@ def test_checkpoints_alone_are_told(world: Path, tmp_path: Path) -> None:
         (["--methods", "learned", "--images", "2"], "nothing is drawn or judged; leave --images out"),
         (["--methods", "learned", "--judge", "miniature"], "nothing is drawn or judged; leave --judge out"),
         (["--methods", "learned", "--steps", "2"], "nothing is drawn or judged; leave --steps out"),
+        (["--methods", "learned", "--guidance-rescale", "0"], "nothing is drawn or judged; leave --guidance-rescale"),
     ],
 )
 def test_refusals(world: Path, tmp_path: Path, more: list[str], message: str) -> None:

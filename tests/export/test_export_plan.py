@@ -153,6 +153,15 @@ def test_the_command_makes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_how_a_bundle_draws_changes_no_plan(tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["pipeline", "--target", "onnx", "--base", str(tiny_pipeline), "--plan"]
+    told = set()
+    for extra in ([], ["--steps", "3"], ["--guidance", "3"], ["--guidance-rescale", "0.5"]):
+        assert main([*given, *extra]) == 0
+        told.add(capsys.readouterr().out)
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize("batch", ["-1", "3"])
 def test_a_batch_that_is_not_exported_is_not_planned(batch: str) -> None:
     with pytest.raises(InputError, match=f"--batch is {batch}; valid are 1, and 2"):

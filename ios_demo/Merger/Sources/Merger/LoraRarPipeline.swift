@@ -213,7 +213,7 @@ public actor LoraRarPipeline {
         return blender.stack.inputs.merging(values) { _, new in new }
     }
 
-    /// The bundle's own steps and guidance for a prompt.
+    /// The bundle's own steps, guidance and its rescaling for a prompt.
     public func defaults(_ prompt: String, seed: UInt32 = 0) throws -> Request {
         try Pipeline(opened()).defaults(prompt, seed: seed)
     }

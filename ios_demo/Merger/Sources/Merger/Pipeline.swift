@@ -23,7 +23,7 @@ public struct Request: Equatable, Sendable {
         self.negative = negative
     }
 
-    /// Takes over another request's steps and guidance.
+    /// Takes over another request's steps, guidance and its rescaling.
     public mutating func take(samplingOf other: Request) {
         (steps, guidance, guidanceRescale) = (other.steps, other.guidance, other.guidanceRescale)
     }
@@ -61,7 +61,7 @@ public struct Pipeline {
         self.facts = facts
     }
 
-    /// The bundle's own steps and guidance.
+    /// The bundle's own steps, guidance and its rescaling.
     public func defaults(_ prompt: String, seed: UInt32 = 0) -> Request {
         Request(
             prompt: prompt, seed: seed, steps: facts.steps, guidance: facts.guidance,

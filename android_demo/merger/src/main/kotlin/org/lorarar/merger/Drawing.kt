@@ -32,7 +32,7 @@ class Request(
     }
 
     companion object {
-        /** What a screen asks for, with the bundle's own guidance. */
+        /** What a screen asks for, with the bundle's own guidance and its rescaling. */
         fun of(bundle: Bundle, wanted: Command.Draw): Request {
             val facts = Drawing.facts(bundle)
             return with(wanted) {
