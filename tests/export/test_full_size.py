@@ -10,9 +10,11 @@ import pytest
 from measured_pages import PAGES, Row, measured
 from tiny_world import soc_of
 
+from export.golden import GOLDEN_IMAGE
 from export.targets import TARGETS
 from lorarar.machine import machine_name
 from runtime_py.bundle import Bundle
+from runtime_py.guidance import guidance_in_words
 from runtime_py.lint import lint_bundle
 
 PEAK_GIB = 6.0
@@ -135,6 +137,7 @@ def export_and_check(module: str, given: list[str], key: tuple[str, str, str], f
         peak_gib=round(peak, 2),
         psnr_db=round(min(unet), 1),
         image_psnr_db=round(min(image), 1) if image else None,
+        image_guidance=guidance_in_words(GOLDEN_IMAGE["guidance"], GOLDEN_IMAGE["guidance_rescale"]) if image else "",
         step_seconds=round(next(row["run_s"] for row in rows if row["component"] == "unet"), 4),
         host=machine_name(),
     )

@@ -54,6 +54,7 @@ class Row:
     peak_gib: float
     psnr_db: float  # of the UNet, the worst output and runtime
     image_psnr_db: float | None  # of a whole image, where the pipeline was exported
+    image_guidance: str  # how that image was guided, in words; empty without one
     step_seconds: float
     host: str
 
@@ -102,7 +103,14 @@ class Page:
             cells += [f"{row.image_psnr_db:.1f} dB" if row.image_psnr_db is not None else "–"] * images
             lines.append(cells)
         hosts = ", ".join(dict.fromkeys(row.host for row in rows))
-        return "\n".join([self.introduction, markdown_table(columns, lines, left=3), METHOD.format(hosts=hosts)])
+        parts = [self.introduction, markdown_table(columns, lines, left=3), *images_guided(rows)]
+        return "\n".join([*parts, METHOD.format(hosts=hosts)])
+
+
+def images_guided(rows: list[Row]) -> list[str]:
+    """Return the sentence of a page on how its whole images were guided; nothing where there are none."""
+    ways = " or ".join(sorted({row.image_guidance for row in rows if row.image_guidance}))
+    return [f"\nThe whole images have {ways}."] if ways else []
 
 
 PAGES = {page.name: page for page in (Page("full-size", FULL_SIZE), Page("precisions", EVERY_PRECISION))}
@@ -160,7 +168,8 @@ def targets_page(precisions: list[Row], full: list[Row]) -> str:
     proofs = [(name, it.runs_on, it.proved_by, it.never_run) for name, it in TARGETS.items()]
     proved = markdown_table(("target", "runs on", "proved here by", "never run on"), proofs, left=4)
     lacks = [f"- `{name}` has no {precision}: {reason}." for name, precision, reason in _not_offered()]
-    return "\n".join([TARGETS_PAGE, markdown_table(columns, lines, left=2), "", proved, "", *lacks, ""])
+    measured_rows = [markdown_table(columns, lines, left=2), *images_guided(precisions)]
+    return "\n".join([TARGETS_PAGE, *measured_rows, "", proved, "", *lacks, ""])
 
 
 def _not_offered() -> list[tuple[str, str, str]]:
