@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lorarar.files import atomic_file
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _COLOURS = 64
@@ -37,3 +38,15 @@ def png_figure(path: Path, width: int | float, height: int | float) -> Iterator[
             image.convert("RGB").quantize(_COLOURS, Image.Quantize.MAXCOVERAGE).save(
                 temporary, format="png", optimize=True
             )
+
+
+def mark_blocks(axes: Axes, blocks: Sequence[str]) -> None:
+    """Name the blocks of a UNet below its layers, each in its middle, with a line where one begins.
+
+    `blocks` are those of the layers, which stand at 0, 1, … on the x axis.
+    """
+    begins = [at for at, block in enumerate(blocks) if not at or blocks[at - 1] != block]
+    for begin in begins[1:]:
+        axes.axvline(begin - 0.5, color="lightgrey", linewidth=0.8)
+    middles = [(begin + end - 1) / 2 for begin, end in zip(begins, [*begins[1:], len(blocks)], strict=True)]
+    axes.set_xticks(middles, [blocks[begin] for begin in begins])

@@ -186,7 +186,7 @@ class Pipeline:
     def _require_finite(self, name: str, *values: np.ndarray) -> None:
         """Refuse what a component made with NaN or ∞. The decoder's own clamp makes a picture of some such latents."""
         if not all(np.isfinite(value).all() for value in values):
-            mend = f"the {name} overflows in this bundle's precision; export it in fp32"
+            mend = f"the {name} overflows in this bundle's precision; export it in fp32, which all targets but QNN have"
             if not self.bundle.component(name).is_half:
                 mend = "use smaller strengths or less guidance"
             raise NotFinite(f"the image is not finite: {mend}")

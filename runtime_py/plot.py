@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.figures import png_figure
+from lorarar.figures import mark_blocks, png_figure
 from lorarar.layout import UNET, Layout
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 COLOURS = {"content": "#c1272d", "style": "#0071bc"}  # told apart by colour-blind readers too
 SYMBOLS = {"content": "m_c", "style": "m_s"}
@@ -37,7 +33,8 @@ def plot_coefficients(layout: Layout, coefficients: Mapping[str, np.ndarray], pa
             right.hist(np.concatenate(columns), bins=80, orientation="horizontal", alpha=0.5, color=COLOURS[role])
         for axes in (left, right):
             axes.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
-        _mark_blocks(left, names)
+        blocks = [".".join(name.split(".")[:2]) for name in names]
+        mark_blocks(left, [block.replace("_blocks", "").replace("_block.attentions", "") for block in blocks])
         left.set(
             xlim=(-0.5, len(names) - 0.5), ylabel="coefficient", title=f"{layout.base}: {len(names)} learned layers"
         )
@@ -66,13 +63,3 @@ def unet_order(modules: list[str]) -> list[str]:
         return order.get(head, 3), numbered, module.endswith("to_out.0")
 
     return sorted(modules, key=key)
-
-
-def _mark_blocks(axes: Axes, names: list[str]) -> None:
-    """Name each block by a tick in its middle, and draw a line between blocks."""
-    blocks = [".".join(name.split(".")[:2]).replace("_blocks", "").replace("_block.attentions", "") for name in names]
-    starts = [i for i, block in enumerate(blocks) if i == 0 or block != blocks[i - 1]]
-    ends = [*starts[1:], len(blocks)]
-    for start in starts[1:]:
-        axes.axvline(start - 0.5, color="lightgrey", linewidth=0.8)
-    axes.set_xticks([(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)], [blocks[start] for start in starts])

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +14,7 @@ from lorarar.errors import InputError
 from lorarar.evaluation.method_names import method_info
 from lorarar.evaluation.run import Evaluation, Report
 from lorarar.evaluation.tables import Cell, Table, write_tables
-from lorarar.figures import png_figure
+from lorarar.figures import mark_blocks, png_figure
 from lorarar.layout import UNET, kind_of
 
 ROLES = ("m_c", "m_s")
@@ -148,19 +147,10 @@ def draw(found: Mapping[str, Values], path: Path) -> None:
                 low, high = np.array([np.percentile(layer, _BAND) for layer in layers]).T
                 axes.fill_between(range(len(layers)), low, high, alpha=0.25, color=f"C{role}", linewidth=0)
                 axes.plot([layer.mean() for layer in layers], color=f"C{role}", label=name)
-            axes.set(title=method_info(method).label, ylabel="coefficient")
-            _mark_blocks(axes, [_place(layer)[0] for layer in values])
+            axes.set(title=method_info(method).label, ylabel="coefficient", xlim=(0, max(1, len(values) - 1)))
+            mark_blocks(axes, [_place(layer)[0] for layer in values])
         told = f"mean, and\n{_BAND[0]} to {_BAND[1]} %"
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", title=told, fontsize="small")
-
-
-def _mark_blocks(axes: Any, blocks: Sequence[str]) -> None:
-    """Name the blocks below the layers, with a line where one begins."""
-    begins = [at for at, block in enumerate(blocks) if not at or blocks[at - 1] != block]
-    axes.set(xticks=begins, xlim=(0, max(1, len(blocks) - 1)))
-    axes.set_xticklabels([blocks[at] for at in begins], ha="left")
-    for at in begins[1:]:
-        axes.axvline(at - 0.5, color="0.8", linewidth=0.8)
 
 
 def write(found: Mapping[str, Values], folder: Path) -> list[Table]:

@@ -16,7 +16,7 @@ from lorarar.base.attach import fused
 from lorarar.base.components import encode_prompts, predict
 from lorarar.errors import InputError
 from lorarar.layout import UNET
-from lorarar.lora import LoRA, read_lora
+from lorarar.lora import LoRA, LoraLayer, read_lora
 from lorarar.merging import MergeOptions, merge_loras
 from lorarar.merging.ssr import RIDGE, router
 from lorarar.merging.ssr_grams import merge_by_ssr, pass_grams, shared_downs, text_grams
@@ -165,6 +165,23 @@ def test_a_pass_has_its_own_lora_on(world: World) -> None:
     for number, same in ((0, on), (1, without)):
         np.testing.assert_allclose(one[last][number], same[last][number], rtol=1e-6)
     assert all(np.abs(on[last][number] / without[last][number] - 1).max() > 1e-5 for number in (0, 1))
+
+
+@pytest.mark.parametrize("text_only", [False, True])
+def test_layers_of_a_text_encoder_follow_the_rule(world: World, text_only: bool) -> None:
+    """A pass is of the UNet alone, and nothing is measured of the others."""
+    name, rng = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj", np.random.default_rng(3)
+    text = [LoraLayer(*(rng.standard_normal(shape, np.float32) for shape in ((2, 6), (5, 2)))) for _ in range(2)]
+    plain, options = pair(world), MergeOptions(rule="sum")
+    with_text = [replace(one, layers={**one.layers, name: layer}) for one, layer in zip(plain, text, strict=True)]
+    merged, without = (
+        dict(merge_by_ssr(world.components, *loras, PROMPTS, text_only=text_only, options=options).lora.layers)
+        for loras in (with_text, plain)
+    )
+    np.testing.assert_allclose(merged.pop(name).delta(), text[0].delta() + text[1].delta(), rtol=1e-5, atol=1e-5)
+    assert merged.keys() == without.keys()
+    for other, layer in without.items():
+        np.testing.assert_array_equal(merged[other].delta(), layer.delta())
 
 
 def inputs_of(world: World, lora: LoRA, prompt: str) -> dict[str, np.ndarray]:

@@ -130,8 +130,11 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
     /** Refuses latents or pixels with NaN or ∞. The decoder's own clamp makes a picture of some such latents. */
     private fun requireFinite(values: FloatArray) {
         if (values.all(Float::isFinite)) return
-        val mend = if (bundle.component("unet").isHalf) Sentence("this bundle's precision overflows; export it in fp32")
-        else Sentence("use smaller strengths or less guidance")
+        val mend = if (bundle.component("unet").isHalf) {
+            Sentence("this bundle's precision overflows; export it in fp32, which all targets but QNN have")
+        } else {
+            Sentence("use smaller strengths or less guidance")
+        }
         throw NotFinite(Sentence("the image is not finite: %s", mend))
     }
 
