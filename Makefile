@@ -11,7 +11,7 @@ CONTENT := $(DATASET)/loras/contents/dog_6.safetensors
 STYLE := $(DATASET)/loras/styles/watercolor_painting_3.safetensors
 IMAGES := --content-image $(DATASET)/images/contents/dog_6_0.png --style-image $(DATASET)/images/styles/watercolor_painting_3.png
 PROMPT := "a sks dog in watercolor painting style"
-SAMPLING := --guidance-without-lora --subject "a sks dog" --subject-class "a dog" --seed 17
+SAMPLING := --guidance-without-lora --subject "a sks dog" --subject-class "a dog" --seed 42
 
 .PHONY: quickstart bundles-in-view bundles-beside test test-full test-gpu test-devices test-apps test-android test-ios test-coreml test-wheel test-lowest docs lint compiled browser tools clean
 
